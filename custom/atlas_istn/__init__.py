@@ -1,0 +1,7 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Atlas-ISTN for MONAI: joint segmentation, registration and atlas construction with test-time refinement."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

@@ -1,0 +1,38 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The one exception that stands for a mistake in the user's input, and how the command line shows it."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+__all__ = ["InputError", "input_error_behind", "show_input_errors"]
+
+
+class InputError(ValueError):
+    """A file, a folder or a setting that cannot be used.
+
+    The message names the file or setting, says what was expected and what was found, and what to do about it.
+    The command line shows the message alone, without a traceback, and exits with status 1.
+    """
+
+
+def input_error_behind(error: BaseException | None) -> InputError | None:
+    """The ``InputError`` that caused an exception, however many others were raised from it; None if there is none."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def show_input_errors() -> None:
+    """From now on an uncaught exception caused by an ``InputError`` prints its message alone; the exit status stays 1."""
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        mistake = input_error_behind(error)
+        if mistake is None:
+            sys.__excepthook__(kind, error, traceback)
+        else:
+            sys.stderr.write(f"\nerror: {mistake}\n")
+
+    sys.excepthook = hook

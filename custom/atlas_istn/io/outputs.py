@@ -1,0 +1,128 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Files of one case and of one run: labelmaps on the input's grid, ITK transforms, reports and the atlas."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+from ..errors import InputError
+from ..spatial import Transform
+from .itk_transforms import composite_transform, write_transform
+
+__all__ = ["atlas_grid_affine", "write_csv", "write_image", "write_json", "write_labelmap", "write_transforms"]
+
+
+def write_whole(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file in the same folder, then put it in place: the file appears whole or not at all.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    target = Path(path)
+    part = target.with_name(f".{os.getpid()}.part.{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        part.replace(target)
+    except OSError as error:
+        raise InputError(
+            f"{target}: cannot be written ({error.strerror or error}). Expected a folder that may be written to and has "
+            "free space. Choose another output_dir or free the space."
+        ) from error
+    finally:
+        if part.parent.is_dir():
+            part.unlink(missing_ok=True)
+
+
+def write_image(voxels: np.ndarray, affine: np.ndarray, path: str | os.PathLike[str]) -> None:
+    """Write ``[*shape]`` or, channels last, ``[*shape, C]`` as NIfTI with a RAS affine in millimetres."""
+    if voxels.ndim == 3 and len(affine) == 3:  # channels of a 2D image belong on NIfTI's fifth axis
+        voxels = voxels[:, :, None, None]
+    full = np.eye(4)
+    dim = len(affine) - 1
+    full[:dim, :dim], full[:dim, 3] = affine[:dim, :dim], affine[:dim, dim]
+    image = nib.Nifti1Image(voxels, full)
+    image.header.set_xyzt_units("mm")
+    write_whole(path, lambda part: nib.save(image, part))
+
+
+def write_labelmap(
+    labelmap: np.ndarray, affine: np.ndarray, label_values: Sequence[int], path: str | os.PathLike[str]
+) -> None:
+    """Write class indices ``[*shape]`` with the label values of the data set, as PNG or NIfTI by the suffix.
+
+    Args:
+        labelmap: class indices; array axes x, y(, z).
+        affine: voxel to RAS world map of the grid; a PNG does not keep it.
+        label_values: the value that stands for each class.
+        path: ``.png`` or ``.nii.gz``.
+    """
+    highest = max(label_values)
+    values = np.asarray(label_values, dtype=np.uint8 if highest < 256 else np.uint16)[labelmap]
+    if str(path).endswith(".png"):
+        write_whole(path, lambda part: Image.fromarray(values.T).save(part))
+    else:
+        write_image(values, affine, path)
+
+
+def write_json(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a JSON file."""
+    text = json.dumps(content, indent=2) + "\n"
+    write_whole(path, lambda part: part.write_text(text) and None)
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Write rows as CSV; the columns are the keys in order of first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+
+    def write(part: Path) -> None:
+        with part.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_whole(path, write)
+
+
+def atlas_grid_affine(shape: Sequence[int], spacing: Sequence[float]) -> np.ndarray:
+    """Voxel to RAS world map ``[dim + 1, dim + 1]`` of the atlas: axes along the world's, the centre at the origin."""
+    affine = np.diag([*spacing, 1.0])
+    affine[:-1, -1] = -0.5 * (np.asarray(shape) - 1) * np.asarray(spacing)
+    return affine
+
+
+def write_transforms(
+    transform: Transform, subject_affine: np.ndarray, path: Callable[[str], str | os.PathLike[str]]
+) -> None:
+    """Write both directions of one case's transform as ITK composite transforms in LPS millimetres.
+
+    ``atlas_to_subject`` brings the atlas into the subject's space: as a point map it is Φ⁻¹ and takes subject points to
+    atlas points, as resampling wants it. ``subject_to_atlas`` is Φ and brings the subject into atlas space.
+
+    Args:
+        transform: a batch of one.
+        subject_affine: voxel to RAS world map of the subject on the model's grid.
+        path: file name of a direction, called with ``"atlas_to_subject"`` and ``"subject_to_atlas"``.
+    """
+    dim = len(transform.shape)
+    atlas = atlas_grid_affine(transform.shape, transform.spacing)
+    subject = np.eye(dim + 1)
+    subject[:dim, :dim], subject[:dim, dim] = subject_affine[:dim, :dim], subject_affine[:dim, -1][:dim]
+    forward = np.eye(dim + 1)
+    forward[:dim] = transform.affine[0].double().cpu().numpy()
+    # T acts on millimetres about the image centre, and those are the atlas's world coordinates.
+    to_subject = subject @ np.linalg.inv(atlas) @ forward
+    for name, inverse in (("atlas_to_subject", True), ("subject_to_atlas", False)):
+        displacement = transform.displacement(inverse)[0].double().cpu().numpy()
+        world = np.linalg.inv(to_subject) if inverse else to_subject
+        write_transform(composite_transform(displacement, atlas, world, affine_first=inverse), path(name))

@@ -1,0 +1,110 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Training and refinement objectives (Atlas-ISTN, eq. 10-14 and 17-19)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .networks import AtlasISTN
+from .spatial import Transform, mean_squared_gradient, warp
+
+__all__ = ["AtlasISTNLoss", "registration_terms", "squared_error"]
+
+
+def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Per-case squared error ``[B]``: summed over channels, averaged over voxels, so independent of the matrix size."""
+    return (prediction - target).square().sum(dim=1).flatten(1).mean(dim=1)
+
+
+def registration_terms(
+    transform: Transform,
+    atlas_labels: Tensor,
+    target: Tensor,
+    atlas_to_subject: bool = True,
+    subject_to_atlas: bool = True,
+) -> dict[str, Tensor]:
+    """Per-case terms of the registration objective; a direction that is not asked for is not integrated.
+
+    Args:
+        transform: maps between atlas and subject for a batch.
+        atlas_labels: soft atlas labelmap ``[1, Nc, *shape]``.
+        target: labelmap of the subjects ``[B, Nc, *shape]``: the truth in training, the ITN's prediction in refinement.
+        atlas_to_subject: compute ``‖y − ya ∘ Φ⁻¹‖²`` (11).
+        subject_to_atlas: compute ``‖y ∘ Φ − ya‖²`` (12).
+
+    Returns:
+        ``{"a2s", "s2a", "regularisation"}``, each ``[B]``, with the terms that were asked for. The regulariser (13) is
+        the mean over the directions that are computed: φ and φ⁻¹ are equally smooth, and this costs no integration.
+    """
+    terms: dict[str, Tensor] = {}
+    penalties: list[Tensor] = []
+    if atlas_to_subject:
+        inverse_deformation = transform.deformation(inverse=True)
+        warped = warp(atlas_labels, transform.atlas_to_subject(inverse_deformation))
+        terms["a2s"] = squared_error(warped, target)
+        penalties.append(mean_squared_gradient(inverse_deformation))
+    if subject_to_atlas:
+        deformation = transform.deformation()
+        warped = warp(target, transform.subject_to_atlas(deformation))
+        terms["s2a"] = squared_error(warped, atlas_labels)
+        penalties.append(mean_squared_gradient(deformation))
+    terms["regularisation"] = torch.stack(penalties).mean(dim=0)
+    return terms
+
+
+class AtlasISTNLoss(nn.Module):
+    """``L = Ls + ω (La2s + Ls2a + λ Lreg)`` (14), with ω fading in as a logistic curve of the epoch (24).
+
+    Args:
+        network: the network being trained; its atlas and transformation model are read, its weights are not.
+        regularisation: λ on voxel-unit gradients. The papers' λ on normalised coordinates equals λ (2 / (N − 1))² here.
+        deformation_weight: final value of ω.
+        fade_in_epoch: epoch t0 at which ω is half its final value; 0 gives the full weight from the start.
+        fade_in_width: epochs over which ω rises, 25 in the paper.
+
+    Attributes:
+        epoch: current epoch, set by the trainer's schedule.
+        terms: the terms of the last call, averaged over the batch, detached; for logging.
+    """
+
+    def __init__(
+        self,
+        network: AtlasISTN,
+        regularisation: float = 0.5,
+        deformation_weight: float = 1.0,
+        fade_in_epoch: float = 0,
+        fade_in_width: float = 25.0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.regularisation = regularisation
+        self.deformation_weight = deformation_weight
+        self.fade_in_epoch = fade_in_epoch
+        self.fade_in_width = fade_in_width
+        self.epoch = 0
+        self.terms: dict[str, Tensor] = {}
+
+    @property
+    def omega(self) -> float:
+        """Current weight ω of the deformation terms."""
+        if self.fade_in_epoch <= 0:
+            return self.deformation_weight
+        return self.deformation_weight / (1.0 + math.exp(-(self.epoch - self.fade_in_epoch) / self.fade_in_width))
+
+    def forward(self, output: dict[str, Tensor], labels: Tensor) -> Tensor:
+        """Loss of a batch.
+
+        Args:
+            output: what `JointForward` returns.
+            labels: soft one-hot labelmaps ``[B, Nc, *shape]``.
+        """
+        transform = self.network.transform(output["velocity"], output["parameters"])
+        terms = registration_terms(transform, self.network.atlas_labels, labels)
+        terms["segmentation"] = squared_error(output["logits"], labels)
+        self.terms = {name: value.detach().mean() for name, value in terms.items()}
+        deformation = terms["a2s"] + terms["s2a"] + self.regularisation * terms["regularisation"]
+        return (terms["segmentation"] + self.omega * deformation).mean()

@@ -1,0 +1,161 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The Atlas-ISTN network: ITN, STN, transformation model and the atlas in one module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..spatial import Transform, affine_matrix, atlas_to_subject_displacement, exponential, resize_displacement, warp
+
+__all__ = ["AtlasISTN", "JointForward"]
+
+
+class AtlasISTN(nn.Module):
+    """Segments an image by warping a learned atlas onto the image's own voxel-wise segmentation.
+
+    The atlas is held in buffers, so that one state dict is the whole model. `forward` returns the 1-pass segmentation;
+    everything else comes from named methods.
+
+    Args:
+        itn: any network from ``[B, in_channels, *shape]`` to logits ``[B, num_classes, *shape]``.
+        stn: network from ``[B, 2 (num_classes − 1), *shape]`` to velocity and affine parameters.
+        spatial_size: shape of the image and of the atlas.
+        num_classes: channels Nc of the labelmaps, background (channel 0) included.
+        in_channels: channels of the image.
+        spacing: voxel size of the grid in millimetres; default 1.
+        max_translation: bound of the translation, as a fraction of half the image's extent.
+        max_rotation: bound of the rotation (of each component of the rotation vector) in radians.
+        max_log_scale: bound of the logarithm of each scale.
+        squarings: squarings of the exponential.
+
+    Raises:
+        InputError: the ITN does not take images of this size or returns another shape.
+    """
+
+    if TYPE_CHECKING:  # for the type checker alone: TorchScript cannot read postponed annotations of buffers
+        atlas_image: Tensor
+        atlas_labels: Tensor
+        affine_gate: Tensor
+        affine_unit: Tensor
+        affine_limit: Tensor
+
+    def __init__(
+        self,
+        itn: nn.Module,
+        stn: nn.Module,
+        spatial_size: Sequence[int],
+        num_classes: int,
+        in_channels: int = 1,
+        spacing: Sequence[float] | None = None,
+        max_translation: float = 1.0,
+        max_rotation: float = 0.785,
+        max_log_scale: float = 1.0,
+        squarings: int = 5,
+    ) -> None:
+        super().__init__()
+        self.itn = itn
+        self.stn = stn
+        self.squarings = squarings
+        self.spacing = [float(s) for s in (spacing or [1.0] * len(spatial_size))]
+        _check_itn(itn, in_channels, num_classes, spatial_size)
+        dim = len(spatial_size)
+        self.register_buffer("atlas_image", torch.zeros(1, in_channels, *spatial_size))
+        self.register_buffer("atlas_labels", torch.zeros(1, num_classes, *spatial_size))
+        # 1 while the affine head takes part: a buffer, so that a checkpoint knows whether it does.
+        self.register_buffer("affine_gate", torch.ones(()))
+        # The STN predicts translations as fractions of half the extent; these bring them to millimetres.
+        extent = torch.tensor([(n - 1) * s / 2 for n, s in zip(spatial_size, self.spacing, strict=True)])
+        rotation = torch.ones(1 if dim == 2 else 3)
+        self.register_buffer("affine_unit", torch.cat([extent, rotation, torch.ones(dim)]), persistent=False)
+        self.register_buffer(
+            "affine_limit",
+            torch.cat([max_translation * extent, max_rotation * rotation, torch.full((dim,), max_log_scale)]),
+            persistent=False,
+        )
+
+    def segment(self, image: Tensor) -> Tensor:
+        """Logits ŷ ``[B, Nc, *shape]`` of the ITN, float32."""
+        return self.itn(image).float()
+
+    def register(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity ``[B, dim, *half]`` and raw affine parameters ``[B, P]`` between atlas and prediction."""
+        atlas = self.atlas_labels[:, 1:].expand_as(logits[:, 1:])
+        velocity, parameters = self.stn(torch.cat([logits[:, 1:], atlas], dim=1))
+        return velocity, parameters * self.affine_gate
+
+    def affine(self, parameters: Tensor) -> Tensor:
+        """The matrix T ``[B, dim, dim + 1]`` of raw affine parameters."""
+        return affine_matrix(parameters * self.affine_unit, self.affine_limit)
+
+    @torch.jit.unused
+    def transform(self, velocity: Tensor, parameters: Tensor) -> Transform:
+        """The `Transform` of a velocity field and raw affine parameters."""
+        shape = tuple(self.atlas_labels.shape[2:])
+        return Transform(velocity, self.affine(parameters), shape, tuple(self.spacing), self.squarings)
+
+    @torch.jit.unused
+    def predict(self, image: Tensor) -> tuple[Tensor, Transform]:
+        """ITN logits and the 1-pass transform of images ``[B, C, *shape]``."""
+        logits = self.segment(image)
+        return logits, self.transform(*self.register(logits))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The 1-pass segmentation ``ya ∘ Φ⁻¹``, soft channels ``[B, Nc, *shape]``."""
+        velocity, parameters = self.register(self.segment(image))
+        deformation = resize_displacement(exponential(-velocity, self.squarings), self.atlas_labels.shape[2:])
+        displacement = atlas_to_subject_displacement(deformation, self.affine(parameters), self.spacing)
+        return warp(self.atlas_labels, displacement)
+
+
+class JointForward(nn.Module):
+    """What the trainer calls: ITN and STN in one forward, so that DistributedDataParallel sees every weight.
+
+    Args:
+        network: the network to train.
+        amp: run the convolutions in bf16 (on any device; the transformation model stays in float32).
+    """
+
+    def __init__(self, network: AtlasISTN, amp: bool = False) -> None:
+        super().__init__()
+        self.network = network
+        self.amp = amp
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """``{"logits", "velocity", "parameters"}`` of a batch of images."""
+        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            logits = self.network.segment(image)
+            velocity, parameters = self.network.register(logits)
+        return {"logits": logits, "velocity": velocity, "parameters": parameters}
+
+
+def _check_itn(itn: nn.Module, in_channels: int, num_classes: int, spatial_size: Sequence[int]) -> None:
+    """Push a shape, no data, through the ITN: a size that it cannot take is found before any training."""
+    probe = copy.deepcopy(itn).to("meta").eval()
+
+    def fits(size: Sequence[int]) -> bool:
+        try:
+            with torch.no_grad():
+                return probe(torch.empty(1, in_channels, *size, device="meta")).shape == (1, num_classes, *size)
+        except RuntimeError:
+            return False
+
+    if fits(spatial_size):
+        return
+    for stride in (2, 4, 8, 16, 32, 64):
+        rounded = [-(-n // stride) * stride for n in spatial_size]
+        if fits(rounded):
+            raise InputError(
+                f"spatial_size {list(spatial_size)} does not suit the ITN {type(itn).__name__}: every size must be a "
+                f"multiple of its stride {stride}. Set spatial_size to {rounded}."
+            )
+    raise InputError(
+        f"the ITN {type(itn).__name__} does not map {in_channels} channels of size {list(spatial_size)} to "
+        f"{num_classes} channels of that size: check its spatial_dims, in_channels and out_channels."
+    )

@@ -1,0 +1,34 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Transformation model: sampling, affine maps, velocity fields and their composition, in 2D and 3D.
+
+Displacement and velocity fields are ``[B, dim, *shape]`` in voxels of their own grid, their components ordered as the
+array axes; ``warp(z, u)(p) = z(p + u(p))``; grids of different size share their corner voxel centres
+(``align_corners=True``). Nothing in here imports from the rest of the package.
+"""
+
+from __future__ import annotations
+
+from .affine import affine_matrix, apply_affine, invert_affine, num_affine_parameters
+from .jacobian import displacement_gradient, jacobian_determinant, mean_squared_gradient
+from .sampling import identity_grid, resize_displacement, sample_displacement, warp
+from .transform import Transform, atlas_to_subject_displacement, subject_to_atlas_displacement
+from .velocity import exponential
+
+__all__ = [
+    "Transform",
+    "affine_matrix",
+    "apply_affine",
+    "atlas_to_subject_displacement",
+    "displacement_gradient",
+    "exponential",
+    "identity_grid",
+    "invert_affine",
+    "jacobian_determinant",
+    "mean_squared_gradient",
+    "num_affine_parameters",
+    "resize_displacement",
+    "sample_displacement",
+    "subject_to_atlas_displacement",
+    "warp",
+]

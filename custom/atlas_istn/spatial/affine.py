@@ -1,0 +1,93 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Affine maps built from translation, rotation and scale: ``T = M_t R_θ D_s`` (Atlas-ISTN, eq. 1).
+
+A map acts on *centred* coordinates: millimetres (or any unit proportional to them) relative to the centre of the image.
+Anisotropic voxels therefore do not shear a rotation.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["affine_matrix", "apply_affine", "invert_affine", "num_affine_parameters"]
+
+
+def num_affine_parameters(dim: int) -> int:
+    """Number of parameters: translation, rotation (1 angle in 2D, rotation vector in 3D) and log-scale."""
+    return dim + (1 if dim == 2 else 3) + dim
+
+
+def _rotation(vector: Tensor) -> Tensor:
+    """Rotation matrices ``[B, dim, dim]`` of an angle ``[B, 1]`` or rotation vectors ``[B, 3]``, in radians.
+
+    The matrix exponential of the skew-symmetric generator: regular everywhere, the identity included.
+    """
+    generator = torch.zeros(vector.shape[0], 3, 3, device=vector.device, dtype=vector.dtype)
+    if vector.shape[1] == 1:
+        generator = generator[:, :2, :2].clone()
+        generator[:, 0, 1] = -vector[:, 0]
+        generator[:, 1, 0] = vector[:, 0]
+    else:
+        generator[:, 0, 1], generator[:, 1, 0] = -vector[:, 2], vector[:, 2]
+        generator[:, 0, 2], generator[:, 2, 0] = vector[:, 1], -vector[:, 1]
+        generator[:, 1, 2], generator[:, 2, 1] = -vector[:, 0], vector[:, 0]
+    return torch.linalg.matrix_exp(generator)
+
+
+def affine_matrix(parameters: Tensor, limits: Tensor) -> Tensor:
+    """Matrix of bounded affine parameters.
+
+    Each parameter is bounded smoothly as ``limit · tanh(parameter / limit)``, which is the identity map near zero.
+
+    Args:
+        parameters: ``[B, P]``: translation in units of the centred coordinates, rotation in radians, log-scale.
+        limits: ``[P]``, the largest magnitude of each parameter; 0 switches a parameter off.
+
+    Returns:
+        ``[B, dim, dim + 1]``, float32: linear part R·D and translation.
+    """
+    dim = 2 if parameters.shape[1] == 5 else 3
+    limits = limits.to(parameters.device)
+    bounded = limits * torch.tanh(parameters.float() / limits.clamp_min(1e-12))
+    translation, rotation, log_scale = bounded[:, :dim], bounded[:, dim:-dim], bounded[:, -dim:]
+    linear = _rotation(rotation) * torch.exp(log_scale).unsqueeze(1)
+    return torch.cat([linear, translation.unsqueeze(-1)], dim=-1)
+
+
+def _multiply(matrix: Tensor, vectors: Tensor) -> Tensor:
+    """Matrices ``[B, dim, dim]`` times columns ``[B or 1, dim, N]``; spelt out, since autocast runs a matmul in bf16."""
+    total = matrix[:, :, :1] * vectors[:, :1]
+    for k in range(1, matrix.shape[2]):
+        total = total + matrix[:, :, k : k + 1] * vectors[:, k : k + 1]
+    return total
+
+
+def invert_affine(matrix: Tensor) -> Tensor:
+    """Exact inverse of affine matrices ``[B, dim, dim + 1]``."""
+    linear = torch.linalg.inv(matrix[..., :-1])
+    return torch.cat([linear, -_multiply(linear, matrix[..., -1:])], dim=-1)
+
+
+def apply_affine(matrix: Tensor, points: Tensor, spacing: list[float], shape: list[int]) -> Tensor:
+    """Map voxel coordinates by an affine map that acts on centred coordinates.
+
+    Args:
+        matrix: ``[B, dim, dim + 1]``.
+        points: ``[B or 1, dim, *grid]``, voxel coordinates.
+        spacing: size of a voxel along each array axis, in the unit of the matrix.
+        shape: spatial shape of the image whose centre is the origin.
+
+    Returns:
+        ``[B, dim, *grid]``, voxel coordinates.
+    """
+    dim = len(shape)
+    size = torch.tensor(spacing, device=points.device, dtype=points.dtype)
+    centre = torch.tensor([(n - 1) / 2 for n in shape], device=points.device, dtype=points.dtype)
+    # One matrix in voxel coordinates: S⁻¹ (A S (p − c) + t) + c
+    linear = matrix[..., :dim] * size / size.unsqueeze(-1)
+    centre = centre.reshape(1, dim, 1)
+    offset = matrix[..., dim:] / size.unsqueeze(-1) + centre - _multiply(linear, centre)
+    mapped = _multiply(linear, points.flatten(2)) + offset
+    return mapped.reshape(list(mapped.shape[:2]) + list(points.shape[2:]))

@@ -1,0 +1,113 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Identity grids and linear resampling of images and displacement fields."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["identity_grid", "resize_displacement", "sample_displacement", "warp"]
+
+
+def _build_identity(shape: list[int], device: torch.device) -> Tensor:
+    axes = [torch.arange(n, dtype=torch.float32, device=device) for n in shape]
+    return torch.stack(torch.meshgrid(axes, indexing="ij")).unsqueeze(0)
+
+
+@lru_cache(maxsize=32)
+def _cached_identity(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    # A grid first asked for under inference_mode could not take part in a later backward pass.
+    with torch.inference_mode(False):
+        return _build_identity(list(shape), device)
+
+
+@torch.jit.unused
+def _eager_identity(shape: list[int], device: torch.device) -> Tensor:
+    return _cached_identity(tuple(shape), device)
+
+
+def identity_grid(shape: list[int], device: torch.device) -> Tensor:
+    """Voxel coordinates of a grid.
+
+    Grids are constant and are built once per shape and device (rebuilt only inside TorchScript).
+
+    Args:
+        shape: spatial shape of the grid.
+        device: where the grid lives.
+
+    Returns:
+        ``[1, dim, *shape]``, component k holding the index along array axis k. Not to be written to.
+    """
+    if torch.jit.is_scripting():
+        return _build_identity(shape, device)
+    return _eager_identity(shape, device)
+
+
+def _normalised(points: Tensor, shape: list[int]) -> Tensor:
+    """Voxel coordinates ``[B, dim, ...]`` for ``grid_sample``: ``[B, ..., dim]`` in [-1, 1], last axis first."""
+    scale = torch.tensor([2.0 / max(n - 1, 1) for n in shape], device=points.device, dtype=points.dtype)
+    return (points.movedim(1, -1) * scale - 1.0).flip(-1)
+
+
+def warp(image: Tensor, displacement: Tensor, mode: str = "bilinear", padding_mode: str = "border") -> Tensor:
+    """Resample an image at displaced points: ``warp(z, u)(p) = z(p + u(p))``.
+
+    Computed in float32 whatever the autocast state: half precision moves points by up to 0.3 voxel.
+
+    Args:
+        image: ``[B, C, *shape]``; a batch of one is shared by every displacement.
+        displacement: ``[B, dim, *grid]`` in voxels of the image; the grid may be larger or smaller than the image.
+        mode: ``"bilinear"`` (linear in 2D and 3D) or ``"nearest"``.
+        padding_mode: value beyond the border: ``"border"`` or ``"zeros"``.
+
+    Returns:
+        ``[B, C, *grid]``, float32.
+    """
+    points = identity_grid(displacement.shape[2:], displacement.device) + displacement.float()
+    return _sample(image, points, mode, padding_mode)
+
+
+def _sample(image: Tensor, points: Tensor, mode: str = "bilinear", padding_mode: str = "border") -> Tensor:
+    """Values ``[B, C, *grid]`` of an image at voxel coordinates ``[B, dim, *grid]``, in float32."""
+    image = image.float()
+    if image.shape[0] != points.shape[0]:
+        image = image.expand([points.shape[0]] + [-1] * (image.dim() - 1))
+    grid = _normalised(points, image.shape[2:])
+    # grid_sample is on autocast's float32 list on CUDA; on a CPU the two float32 inputs already decide.
+    return F.grid_sample(image, grid, mode=mode, padding_mode=padding_mode, align_corners=True)
+
+
+def sample_displacement(displacement: Tensor, points: Tensor) -> Tensor:
+    """Value of a displacement field at arbitrary points; beyond the border it continues with the border's value.
+
+    Args:
+        displacement: ``[B, dim, *shape]`` in voxels.
+        points: ``[B, dim, *grid]``, voxel coordinates on the field's grid.
+
+    Returns:
+        ``[B, dim, *grid]`` in voxels.
+    """
+    return _sample(displacement, points)
+
+
+def resize_displacement(displacement: Tensor, shape: list[int]) -> Tensor:
+    """Bring a displacement or velocity field to another grid over the same extent, rescaling its vectors.
+
+    Args:
+        displacement: ``[B, dim, *old_shape]`` in voxels of its grid.
+        shape: spatial shape of the new grid; both grids share their corner voxel centres.
+
+    Returns:
+        ``[B, dim, *shape]`` in voxels of the new grid.
+    """
+    old = displacement.shape[2:]
+    if list(old) == list(shape):
+        return displacement
+    mode = "bilinear" if len(shape) == 2 else "trilinear"
+    resized = F.interpolate(displacement.float(), size=shape, mode=mode, align_corners=True)
+    ratio = torch.tensor([(n - 1) / max(old[i] - 1, 1) for i, n in enumerate(shape)], device=resized.device)
+    return resized * ratio.reshape([1, len(shape)] + [1] * len(shape))
