@@ -20,7 +20,8 @@ Tags = dict[str, Any]
 def write_series() -> Callable[..., np.ndarray]:
     """A function that writes an MR series of 6 slices, 5 rows × 4 columns, 2 mm apart, and returns them [z, y, x].
 
-    ``edit(index, tags)`` may change the tags of a slice, or return False to leave it out. File names are in reverse order.
+    ``edit(index, tags)`` may change the tags of a slice, or return False to leave it out. File names are in
+    reverse order.
     """
 
     def write(folder: Path, edit: Callable[[int, Tags], bool | None] = lambda index, tags: None) -> np.ndarray:

@@ -68,6 +68,10 @@ class TestGeometry:
         np.testing.assert_array_equal(world[:2], sitk_ras_point(image, (column, row)))
         np.testing.assert_array_equal(volume.affine, np.diag([-1, -1, 1, 1]))
 
+    def test_png_of_16_bits(self, tmp_path):
+        pixels = np.random.default_rng(0).integers(0, 65535, (7, 9)).astype(np.uint16)
+        np.testing.assert_array_equal(read_volume(save_png(tmp_path / "a.png", pixels), 2)[0], pixels.T)
+
     def test_png_pixels_come_back_by_a_transpose(self, tmp_path):
         pixels = np.random.default_rng(0).integers(0, 255, (7, 9)).astype(np.uint8)
         volume = read_volume(save_png(tmp_path / "a.png", pixels), 2)
@@ -290,6 +294,11 @@ class TestBadImages:
         pixels = np.random.default_rng(0).integers(0, 255, (8, 9, channels)).astype(np.uint8)
         self.refuse(save_png(tmp_path / "a.png", pixels), f"{channels} channels .*colour", spatial_dims=2)
 
+    def test_palette(self, tmp_path):
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 9)).astype(np.uint8)).convert("P")
+        image.save(tmp_path / "a.png")
+        self.refuse(tmp_path / "a.png", "3 channels .*colour", spatial_dims=2)
+
     def test_other_dimension(self, tmp_path):
         self.refuse(save(tmp_path / "a.nii"), r"has 3 dimensions \(6 × 5 × 4\)\. Expected 2", spatial_dims=2)
         self.refuse(save_png(tmp_path / "a.png", np.eye(9, dtype=np.uint8)), "has 2 dimensions .* Expected 3")
@@ -335,7 +344,7 @@ class TestBadSeries:
                 tags["ImageOrientationPatient"] = [1, 0, 0, 0, 0, -1]
 
         write_series(tmp_path / "series", turn)
-        self.refuse(tmp_path / "series", "mixed orientations, 2 of 6")
+        self.refuse(tmp_path / "series", "mixed orientations, 4 of 6")
 
     def test_irregular_distances(self, tmp_path, write_series):
         def move(index, tags):
@@ -347,7 +356,7 @@ class TestBadSeries:
 
     def test_rounded_positions_are_fine(self, tmp_path, write_series):
         def move(index, tags):
-            tags["ImagePositionPatient"] = [10, 20, round(30 + 2 * index + 0.05 * (-1) ** index, 2)]
+            tags["ImagePositionPatient"] = [10, 20, round(30 + 2 * index + 0.04 * (-1) ** index, 2)]
 
         write_series(tmp_path / "series", move)
         assert len(series_slices(tmp_path / "series")) == 6

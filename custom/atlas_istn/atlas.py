@@ -24,9 +24,9 @@ class AtlasBuilder:
     """Trainer handler that initialises the atlas and moves it at the end of every epoch.
 
     At the start the atlas (image and labelmap) is the mean of the undeformed training cases. After every epoch each
-    unaugmented case is warped to atlas space in one streaming pass, and
-    ``atlas ← (1 − η) atlas + η mean(z ∘ Φ)``. Memory does not grow with the cohort; under DDP every rank warps its share
-    and the sums are reduced, so all ranks hold the same atlas.
+    unaugmented case is warped to atlas space in one streaming pass, and ``atlas ← (1 − η) atlas + η mean(z ∘ Φ)``.
+    Memory does not grow with the cohort. Under DDP every rank warps its share and the sums are reduced, so all ranks
+    hold the same atlas.
 
     Args:
         network: the network whose atlas buffers are updated.
@@ -45,12 +45,9 @@ class AtlasBuilder:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer. A resumed run brings its atlas along and is not initialised again."""
-        engine.add_event_handler(Events.STARTED, self._start)
+        # Not at the start of the run: a checkpoint may be loaded there, after this handler's turn.
+        engine.add_event_handler(Events.EPOCH_STARTED(once=1), self.initialise)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.update)
-
-    def _start(self, engine: Engine) -> None:
-        if engine.state.epoch == 0:
-            self.initialise()
 
     def initialise(self) -> None:
         """Set the atlas to the mean of the undeformed cases."""

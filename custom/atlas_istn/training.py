@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import ignite.distributed as idist
@@ -52,7 +52,15 @@ class TrainingCheckpoint:
         if idist.get_rank() == 0:
             saver = DiskSaver(str(self.ckpt_dir), require_empty=False)
             names = {"global_step_transform": global_step_from_engine(engine), "filename_prefix": ""}
-            engine.add_event_handler(Events.EPOCH_COMPLETED, Checkpoint(self.objects, saver, n_saved=1, **names))
+            checkpoint = Checkpoint(self.objects, saver, n_saved=None, **names)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, checkpoint)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._remove_others, checkpoint)
+
+    def _remove_others(self, engine: Engine, checkpoint: Checkpoint) -> None:
+        """Keep the file just written alone. Ignite would remove the old one first, and an interruption lose both."""
+        for path in self.ckpt_dir.glob("checkpoint_*.pt"):
+            if path.name != Path(checkpoint.last_checkpoint).name:
+                path.unlink()
 
     def newest(self) -> Path | None:
         """The checkpoint with the highest epoch, or None where there is none."""
@@ -68,9 +76,10 @@ class TrainingCheckpoint:
         try:
             state = torch.load(path, map_location=engine.state.device, weights_only=True)
             Checkpoint.load_objects(self.objects, state)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+            reason = str(error).partition("\n")[0]
             raise InputError(
-                f"{path} does not fit this configuration ({str(error).splitlines()[0]}). Resume with the configuration "
+                f"{path} is damaged or does not fit this configuration ({reason}). Resume with the configuration "
                 "that wrote it, or choose another output_dir."
             ) from error
         if engine.state.epoch >= max_epochs:
@@ -131,7 +140,8 @@ class EpochSchedule:
         self.network.affine_gate.fill_(float(0 <= self.affine_start_epoch <= epoch))
         torch.manual_seed(self.seed + epoch)
         if isinstance(self.dataset.transform, Randomizable):
-            self.dataset.transform.set_random_state(seed=(self.seed + epoch) * idist.get_world_size() + idist.get_rank())
+            own_seed = (self.seed + epoch) * idist.get_world_size() + idist.get_rank()
+            self.dataset.transform.set_random_state(seed=own_seed)
 
 
 class BestModel:
@@ -164,7 +174,7 @@ class BestModel:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(".tmp")
         torch.save(self.network.state_dict(), unfinished)
-        os.replace(unfinished, self.path)
+        unfinished.replace(self.path)
         logger.info("best model so far (%s %.4f) saved to %s", engine.state.key_metric_name, metric, self.path)
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ One letter B, given by formulas, is deformed by a random affine map composed wit
 deformation. The image is the label map in two grey levels under Gaussian noise. In the corrupted test set, discs
 are added to the image and erased from it, while the label map stays the intact letter.
 
-The constants were fitted to the paper's own set: spread of the affine parameters, overlap of two letters after an
+The constants were fitted to the paper's own set: spread of the affine parameters, overlap with their mean after an
 affine alignment, area of letter and holes, grey levels, size and number of the discs.
 """
 
@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 
-__all__ = ["draw_letter_b", "generate_letter_b"]
+__all__ = ["generate_letter_b"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ Mask = NDArray[np.bool_]  # [H, W]
 
 # The lists of dataset.json and the ending of their folders. The place of a list here is part of its random seeds.
 FOLDER_ENDINGS = {"training": "Tr", "validation": "Tr", "test": "Ts", "test_corrupt": "Ts"}
-MIN_SIZE = 32  # on a smaller grid the stroke is less than two pixels wide, and hardly any letter keeps its two holes
+MIN_SIZE = 32  # on a smaller grid the stroke is less than two pixels wide
 VERSION = 1  # of the drawing: to be raised when a change below makes other images from the same seed
 
 # Lengths are in pixels of a 128 x 128 image; other sizes scale them.
@@ -87,30 +85,18 @@ def generate_letter_b(
 
     root = Path(output_dir)
     description = _describe(counts, size, seed)
-    if _is_complete(root, description):
-        logger.info("%s already holds this letter B data set.", root)
-        return root / "dataset.json"
     try:
-        _write(root, description, size, seed)
+        if _is_complete(root, description):
+            logger.info("%s already holds this letter B data set.", root)
+        else:
+            _write(root, description, size, seed)
     except OSError as error:
         raise InputError(f"{root}: cannot write the data set here ({error}); choose a writable folder.") from error
     return root / "dataset.json"
 
 
-def draw_letter_b(
-    list_name: str, index: int, size: int = 128, seed: int = 0
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draws one case of the data set.
-
-    Args:
-        list_name: `training`, `validation`, `test` or `test_corrupt`.
-        index: place in the list, from 0.
-        size: height and width in pixels.
-        seed: seed of the data set.
-
-    Returns:
-        Image and label map (0 and 255), both [H, W]. The letter is one component with two holes.
-    """
+def _draw(list_name: str, index: int, size: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Draws the image and the label map of one case, both [size, size]."""
     rng = np.random.default_rng([seed, list(FOLDER_ENDINGS).index(list_name), index])
     letter = _deformed_letter(rng, size)
     while not _is_letter_b(letter):
@@ -123,22 +109,21 @@ def draw_letter_b(
 def _deformed_letter(rng: np.random.Generator, size: int) -> Mask:
     """Looks up each pixel of a randomly deformed letter in the base letter, which has a formula and no pixels."""
     pixels = np.indices((size, size)) * (REFERENCE_SIZE / size)
-    return _in_base_letter(_random_affine(rng)(pixels + _random_free_form(rng, size)))
+    return _in_base_letter(_move_affinely(rng, pixels + _free_form_displacement(rng, size)))
 
 
-def _random_affine(rng: np.random.Generator) -> Callable[[Points], Points]:
-    """Draws a rotation, a scale for each axis and a shift, about the image centre."""
+def _move_affinely(rng: np.random.Generator, points: Points) -> Points:
+    """Takes points of the image to the base letter, by a random shift, rotation and scale about the image centre."""
     angle = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     scale = np.diag(np.exp(rng.uniform(-MAX_LOG_SCALE, MAX_LOG_SCALE, 2)))
     shift = rng.uniform(-MAX_SHIFT, MAX_SHIFT, (2, 1, 1))
-    # A point of the image is sought in the base letter: the inverse of the map that moves the letter.
-    inverse = np.linalg.inv(rotation @ scale)
+    # The letter is scaled, rotated, shifted; a point looks for its origin by the inverse.
     centre = REFERENCE_SIZE / 2
-    return lambda points: np.einsum("ij,jhw->ihw", inverse, points - centre - shift) + centre
+    return np.einsum("ij,jhw->ihw", np.linalg.inv(rotation @ scale), points - centre - shift) + centre
 
 
-def _random_free_form(rng: np.random.Generator, size: int) -> Points:
+def _free_form_displacement(rng: np.random.Generator, size: int) -> Points:
     """Draws the displacement of a cubic B-spline free-form deformation, [2, size, size], in reference pixels."""
     coefficients = rng.normal(0.0, CONTROL_SD, (2, CONTROL_POINTS, CONTROL_POINTS))
     # Without the prefilter the values are taken as the spline's coefficients and are not interpolated.
@@ -156,8 +141,8 @@ def _in_base_letter(points: Points) -> Mask:
         across = np.maximum(x - bend, 0.0) / (right - bend)
         return (x >= left) & (along**2 + across**2 <= 1)
 
-    bowls = bowl(27, 67, 41, 65, 85) | bowl(59, 103, 41, 68, 92)
-    holes = bowl(35.5, 59.5, 51, 63, 76) | bowl(67.5, 94.5, 51, 66, 82.5)
+    bowls = bowl(27, 67.5, 41, 65, 86) | bowl(59.5, 103, 41, 68, 92)
+    holes = bowl(35.5, 60.5, 51, 63, 76.5) | bowl(68.5, 94.5, 51, 66, 82.5)
     return bowls & ~holes
 
 
@@ -227,7 +212,7 @@ def _write(root: Path, description: dict[str, Any], size: int, seed: int) -> Non
             (root / f"{kind}{ending}").mkdir(parents=True, exist_ok=True)
     cases = [(name, i, case) for name in FOLDER_ENDINGS for i, case in enumerate(description[name])]
     for name, i, case in tqdm(cases, desc="letter B", unit="case"):
-        image, label = draw_letter_b(name, i, size, seed)
+        image, label = _draw(name, i, size, seed)
         _write_whole(root / case["image"], _png(image))
         _write_whole(root / case["label"], _png(label))
     _write_whole(root / "dataset.json", json.dumps(description, indent=1).encode())
@@ -244,7 +229,7 @@ def _write_whole(path: Path, content: bytes) -> None:
     """Writes a file under a temporary name and renames it, so that it is there whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(content)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _check_integer(name: str, value: Any, least: int) -> None:

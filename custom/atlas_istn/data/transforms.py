@@ -44,7 +44,7 @@ class AntiAliasd(MapTransform):
 
 
 class FillBackgroundd(MapTransform):
-    """Set channel 0 of soft labelmaps to what the other channels leave of 1, wherever padding left all channels at 0."""
+    """Set channel 0 of soft labelmaps to what the other channels leave of 1; padding had left all channels at 0."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Complete every keyed labelmap ``[Nc, *shape]``."""

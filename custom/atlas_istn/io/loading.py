@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import ITKReader, MetaTensor, NibabelReader
+from monai.data import ImageReader, ITKReader, MetaTensor, NibabelReader, PILReader
 from monai.data.utils import to_affine_nd
 from monai.transforms import LoadImage, MapLabelValue, MapTransform
 from monai.utils import SpaceKeys, convert_to_tensor
+from PIL import Image
 
 from ..errors import InputError
 from .dicom import SeriesReader
@@ -28,6 +29,7 @@ from .dicom import SeriesReader
 __all__ = ["LoadCased", "check_image", "check_same_grid", "label_classes", "read_volume"]
 
 _AFFINE_TOLERANCE = 1e-3  # mm
+_PNG_AFFINE = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
 _SHOWN = 10  # unexpected label values that a message names
 
 
@@ -179,9 +181,8 @@ def check_same_grid(image: MetaTensor, label: MetaTensor) -> None:
 def _read_file(path: Path) -> MetaTensor:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder. Check the path.")
-    reader = _reader(path)
     try:
-        return LoadImage(dtype=np.float32, ensure_channel_first=True)(path, reader=reader)
+        volume = LoadImage(dtype=np.float32, ensure_channel_first=True)(path, reader=_reader(path))
     except InputError:
         raise
     except Exception as error:  # each reader has its own exceptions for damaged files
@@ -191,12 +192,24 @@ def _read_file(path: Path) -> MetaTensor:
             f"{path}: the image cannot be read ({' '.join(reason.split())[:200]}). Expected a complete NIfTI, PNG, "
             f"NRRD or MHA file, or a folder with one DICOM series. Copy or convert it again."
         ) from error
+    if path.suffix.lower() == ".png":
+        volume.affine = _PNG_AFFINE
+    return volume
 
 
-def _reader(path: Path) -> ITKReader | NibabelReader:
+def _reader(path: Path) -> ImageReader:
+    name = path.name.lower()
     if path.is_dir():
         return SeriesReader()
-    return NibabelReader() if path.name.lower().endswith((".nii", ".nii.gz")) else ITKReader()
+    if name.endswith((".nii", ".nii.gz")):
+        return NibabelReader()
+    # ITK reads grey PNG files with an alpha channel as one channel of wrong pixels.
+    return PILReader(converter=_without_palette) if name.endswith(".png") else ITKReader()
+
+
+def _without_palette(image: Image.Image) -> Image.Image:
+    """Indices into a palette are no intensities; as colours they are refused later."""
+    return image.convert("RGB") if image.mode == "P" else image
 
 
 def _with_geometry_only(volume: MetaTensor) -> MetaTensor:

@@ -143,7 +143,7 @@ def _check_itn(itn: nn.Module, in_channels: int, num_classes: int, spatial_size:
         try:
             with torch.no_grad():
                 return probe(torch.empty(1, in_channels, *size, device="meta")).shape == (1, num_classes, *size)
-        except RuntimeError:
+        except (RuntimeError, ValueError):  # what networks raise for a size that they cannot take
             return False
 
     if fits(spatial_size):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from monai.networks.blocks import Convolution
@@ -27,7 +28,7 @@ class SpatialTransformerNetwork(nn.Module):
         spatial_dims: 2 or 3.
         in_channels: ``2 (Nc − 1)``.
         channels: features of each scale, finest (half resolution) first.
-        norm: MONAI normalisation name, or None as in the paper.
+        norm: MONAI normalisation (a name, or a name and its arguments), or None as in the paper.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class SpatialTransformerNetwork(nn.Module):
         spatial_dims: int,
         in_channels: int,
         channels: Sequence[int] = (32, 64, 128),
-        norm: str | None = None,
+        norm: str | Sequence[Any] | None = None,
     ) -> None:
         super().__init__()
         self.features = EncoderDecoder(spatial_dims, in_channels, channels, first_stride=2, norm=norm)

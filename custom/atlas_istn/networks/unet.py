@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ class EncoderDecoder(nn.Module):
         in_channels: channels of the input.
         channels: features of each scale, finest first.
         first_stride: stride of the first convolution; the decoder ends at that resolution.
-        norm: MONAI normalisation name, or None as in the paper.
+        norm: MONAI normalisation (a name, or a name and its arguments), or None as in the paper.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class EncoderDecoder(nn.Module):
         in_channels: int,
         channels: Sequence[int] = (16, 32, 64, 128),
         first_stride: int = 1,
-        norm: str | None = None,
+        norm: str | Sequence[Any] | None = None,
     ) -> None:
         super().__init__()
         self.mode = "bilinear" if spatial_dims == 2 else "trilinear"
@@ -49,6 +50,11 @@ class EncoderDecoder(nn.Module):
             nn.Sequential(block(coarse + fine, fine), block(fine, fine))
             for coarse, fine in zip(channels[:0:-1], channels[-2::-1], strict=True)
         )
+        # He initialisation: without normalisation PyTorch's default lets the signal fade over the many layers.
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Features ``[B, channels[0], *shape / first_stride]`` and the coarsest features ``[B, channels[-1], ...]``."""
@@ -74,7 +80,7 @@ class UNet(nn.Module):
         in_channels: channels of the image.
         out_channels: channels Nc of the labelmap, background included.
         channels: features of each scale, finest first.
-        norm: MONAI normalisation name, or None as in the paper.
+        norm: MONAI normalisation (a name, or a name and its arguments), or None as in the paper.
     """
 
     def __init__(
@@ -83,7 +89,7 @@ class UNet(nn.Module):
         in_channels: int,
         out_channels: int,
         channels: Sequence[int] = (16, 32, 64, 128),
-        norm: str | None = None,
+        norm: str | Sequence[Any] | None = None,
     ) -> None:
         super().__init__()
         self.features = EncoderDecoder(spatial_dims, in_channels, channels, norm=norm)

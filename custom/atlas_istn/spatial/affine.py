@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .sampling import full_precision
+
 __all__ = ["affine_matrix", "apply_affine", "invert_affine", "num_affine_parameters"]
 
 
@@ -46,18 +48,18 @@ def affine_matrix(parameters: Tensor, limits: Tensor) -> Tensor:
         limits: ``[P]``, the largest magnitude of each parameter; 0 switches a parameter off.
 
     Returns:
-        ``[B, dim, dim + 1]``, float32: linear part R·D and translation.
+        ``[B, dim, dim + 1]``, float32, or float64 where the parameters are: linear part R·D and translation.
     """
     dim = 2 if parameters.shape[1] == 5 else 3
     limits = limits.to(parameters.device)
-    bounded = limits * torch.tanh(parameters.float() / limits.clamp_min(1e-12))
+    bounded = limits * torch.tanh(full_precision(parameters) / limits.clamp_min(1e-12))
     translation, rotation, log_scale = bounded[:, :dim], bounded[:, dim:-dim], bounded[:, -dim:]
     linear = _rotation(rotation) * torch.exp(log_scale).unsqueeze(1)
     return torch.cat([linear, translation.unsqueeze(-1)], dim=-1)
 
 
 def _multiply(matrix: Tensor, vectors: Tensor) -> Tensor:
-    """Matrices ``[B, dim, dim]`` times columns ``[B or 1, dim, N]``; spelt out, since autocast runs a matmul in bf16."""
+    """Matrices ``[B, dim, dim]`` times columns ``[B or 1, dim, N]``; a matmul would run in bf16 under autocast."""
     total = matrix[:, :, :1] * vectors[:, :1]
     for k in range(1, matrix.shape[2]):
         total = total + matrix[:, :, k : k + 1] * vectors[:, k : k + 1]

@@ -7,6 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .sampling import full_precision
+
 __all__ = ["displacement_gradient", "jacobian_determinant", "mean_squared_gradient"]
 
 
@@ -33,7 +35,7 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
         ``[B, *shape]``.
     """
     dim = displacement.shape[1]
-    jacobian = displacement_gradient(displacement.float()).movedim((1, 2), (-2, -1))
+    jacobian = displacement_gradient(full_precision(displacement)).movedim((1, 2), (-2, -1))
     return torch.linalg.det(jacobian + torch.eye(dim, device=displacement.device))
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["identity_grid", "resize_displacement", "sample_displacement", "warp"]
+__all__ = ["full_precision", "identity_grid", "resize_displacement", "sample_displacement", "warp"]
 
 
 def _build_identity(shape: list[int], device: torch.device) -> Tensor:
@@ -53,10 +53,16 @@ def _normalised(points: Tensor, shape: list[int]) -> Tensor:
     return (points.movedim(1, -1) * scale - 1.0).flip(-1)
 
 
+def full_precision(field: Tensor) -> Tensor:
+    """Raise half precision to float32 and leave float64 as it is."""
+    return field if field.dtype == torch.float64 else field.float()
+
+
 def warp(image: Tensor, displacement: Tensor, mode: str = "bilinear", padding_mode: str = "border") -> Tensor:
     """Resample an image at displaced points: ``warp(z, u)(p) = z(p + u(p))``.
 
-    Computed in float32 whatever the autocast state: half precision moves points by up to 0.3 voxel.
+    Computed in the displacement's precision, at least float32 whatever the autocast state: half precision moves points
+    by up to 0.3 voxel.
 
     Args:
         image: ``[B, C, *shape]``; a batch of one is shared by every displacement.
@@ -65,19 +71,20 @@ def warp(image: Tensor, displacement: Tensor, mode: str = "bilinear", padding_mo
         padding_mode: value beyond the border: ``"border"`` or ``"zeros"``.
 
     Returns:
-        ``[B, C, *grid]``, float32.
+        ``[B, C, *grid]``, float32, or float64 where the displacement is.
     """
-    points = identity_grid(displacement.shape[2:], displacement.device) + displacement.float()
+    points = identity_grid(displacement.shape[2:], displacement.device) + displacement
     return _sample(image, points, mode, padding_mode)
 
 
 def _sample(image: Tensor, points: Tensor, mode: str = "bilinear", padding_mode: str = "border") -> Tensor:
-    """Values ``[B, C, *grid]`` of an image at voxel coordinates ``[B, dim, *grid]``, in float32."""
-    image = image.float()
+    """Values ``[B, C, *grid]`` of an image at voxel coordinates ``[B, dim, *grid]``, in the precision of these."""
+    points = full_precision(points)
+    image = image.to(points.dtype)
     if image.shape[0] != points.shape[0]:
         image = image.expand([points.shape[0]] + [-1] * (image.dim() - 1))
     grid = _normalised(points, image.shape[2:])
-    # grid_sample is on autocast's float32 list on CUDA; on a CPU the two float32 inputs already decide.
+    # grid_sample is on autocast's float32 list on CUDA; on a CPU the two inputs already decide.
     return F.grid_sample(image, grid, mode=mode, padding_mode=padding_mode, align_corners=True)
 
 
@@ -108,6 +115,6 @@ def resize_displacement(displacement: Tensor, shape: list[int]) -> Tensor:
     if list(old) == list(shape):
         return displacement
     mode = "bilinear" if len(shape) == 2 else "trilinear"
-    resized = F.interpolate(displacement.float(), size=shape, mode=mode, align_corners=True)
+    resized = F.interpolate(full_precision(displacement), size=shape, mode=mode, align_corners=True)
     ratio = torch.tensor([(n - 1) / max(old[i] - 1, 1) for i, n in enumerate(shape)], device=resized.device)
     return resized * ratio.reshape([1, len(shape)] + [1] * len(shape))

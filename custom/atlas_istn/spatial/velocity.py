@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .sampling import identity_grid, sample_displacement
+from .sampling import full_precision, identity_grid, sample_displacement
 
 __all__ = ["exponential"]
 
@@ -23,10 +23,10 @@ def exponential(velocity: Tensor, squarings: int = 5) -> Tensor:
         squarings: number n of squarings.
 
     Returns:
-        ``[B, dim, *shape]`` in voxels, float32.
+        ``[B, dim, *shape]`` in voxels, float32, or float64 where the velocity is.
     """
     identity = identity_grid(velocity.shape[2:], velocity.device)
-    step = velocity.float() / 2**squarings
+    step = full_precision(velocity) / 2**squarings
     displacement = sample_displacement(step, identity + 0.5 * step)
     for _ in range(squarings):
         displacement = displacement + sample_displacement(displacement, identity + displacement)
