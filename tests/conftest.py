@@ -11,9 +11,62 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+import torch
+from atlas_istn.networks import AtlasISTN, SpatialTransformerNetwork, UNet
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from scipy.ndimage import gaussian_filter
+
+torch.set_num_threads(1)  # the tests are small, and runs on several threads need not repeat to the last bit
 
 Tags = dict[str, Any]
+
+
+@pytest.fixture(params=[2, 3], ids=["2d", "3d"])
+def dim(request: pytest.FixtureRequest) -> int:
+    """Tests that ask for it run in 2D and in 3D."""
+    return request.param
+
+
+@pytest.fixture
+def smooth_field() -> Callable[..., torch.Tensor]:
+    """A function that makes a smooth random field [B, dim, *shape] in float64, whose longest vector is `amplitude`."""
+
+    def make(shape: tuple[int, ...], amplitude: float, sigma: float = 8.0, seed: int = 0, batch: int = 1) -> torch.Tensor:
+        noise = np.random.default_rng(seed).standard_normal((batch, len(shape), *shape))
+        field = torch.from_numpy(gaussian_filter(noise, (0, 0, *[sigma] * len(shape)), mode="nearest"))
+        return field * amplitude / field.norm(dim=1).flatten(1).amax(1).reshape(-1, *[1] * (1 + len(shape)))
+
+    return make
+
+
+@pytest.fixture
+def ring() -> Callable[..., torch.Tensor]:
+    """A function that draws a ring (in 3D a hollow ball), soft at its edges, as a labelmap [1, 2, *shape]."""
+
+    def draw(shape: tuple[int, ...], shift: float = 0.0, radius: float = 0.3) -> torch.Tensor:
+        axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 - shift for n in shape]
+        distance = torch.stack(torch.meshgrid(axes, indexing="ij")).norm(dim=0)
+        size = min(shape)
+        inside = torch.sigmoid(2 * (radius * size - distance)) * torch.sigmoid(2 * (distance - 0.12 * size))
+        return torch.stack([1 - inside, inside]).unsqueeze(0)
+
+    return draw
+
+
+@pytest.fixture
+def tiny_network(ring: Callable[..., torch.Tensor]) -> Callable[..., AtlasISTN]:
+    """A function that builds a small Atlas-ISTN for two classes whose atlas is a ring."""
+
+    def build(shape: tuple[int, ...], **changes: Any) -> AtlasISTN:
+        torch.manual_seed(0)
+        dim = len(shape)
+        parts = {"itn": UNet(dim, 1, 2, (4, 8)), "stn": SpatialTransformerNetwork(dim, 2, (4, 8))} | changes
+        network = AtlasISTN(spatial_size=shape, num_classes=2, **parts)
+        network.atlas_labels.copy_(ring(shape))
+        network.atlas_image.copy_(network.atlas_labels[:, 1:])
+        return network
+
+    return build
 
 
 @pytest.fixture

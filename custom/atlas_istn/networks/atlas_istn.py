@@ -109,7 +109,7 @@ class AtlasISTN(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """The 1-pass segmentation ``ya ∘ Φ⁻¹``, soft channels ``[B, Nc, *shape]``."""
         velocity, parameters = self.register(self.segment(image))
-        deformation = resize_displacement(exponential(-velocity, self.squarings), self.atlas_labels.shape[2:])
+        deformation = resize_displacement(exponential(-velocity, self.squarings), list(self.atlas_labels.shape[2:]))
         displacement = atlas_to_subject_displacement(deformation, self.affine(parameters), self.spacing)
         return warp(self.atlas_labels, displacement)
 

@@ -62,7 +62,7 @@ def _moments(features: Tensor) -> Tensor:
     """Mean and first moments ``[B, (1 + dim) C]`` of features ``[B, C, *shape]``, positions in [-1, 1]."""
     flat = features.flatten(2)
     moments = [flat.mean(dim=2)]
-    grid = identity_grid(features.shape[2:], features.device)[0]
+    grid = identity_grid(list(features.shape[2:]), features.device)[0]
     for axis in range(grid.shape[0]):
         position = grid[axis].flatten() * (2.0 / max(features.shape[2 + axis] - 1, 1)) - 1.0
         moments.append((flat * position).mean(dim=2))

@@ -54,7 +54,7 @@ class EncoderDecoder(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+                nn.init.constant_(module.bias, 0.0)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Features ``[B, channels[0], *shape / first_stride]`` and the coarsest features ``[B, channels[-1], ...]``."""

@@ -42,7 +42,7 @@ def identity_grid(shape: list[int], device: torch.device) -> Tensor:
     Returns:
         ``[1, dim, *shape]``, component k holding the index along array axis k. Not to be written to.
     """
-    if torch.jit.is_scripting():
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return _build_identity(shape, device)
     return _eager_identity(shape, device)
 
@@ -73,7 +73,7 @@ def warp(image: Tensor, displacement: Tensor, mode: str = "bilinear", padding_mo
     Returns:
         ``[B, C, *grid]``, float32, or float64 where the displacement is.
     """
-    points = identity_grid(displacement.shape[2:], displacement.device) + displacement
+    points = identity_grid(list(displacement.shape[2:]), displacement.device) + displacement
     return _sample(image, points, mode, padding_mode)
 
 
@@ -83,7 +83,7 @@ def _sample(image: Tensor, points: Tensor, mode: str = "bilinear", padding_mode:
     image = image.to(points.dtype)
     if image.shape[0] != points.shape[0]:
         image = image.expand([points.shape[0]] + [-1] * (image.dim() - 1))
-    grid = _normalised(points, image.shape[2:])
+    grid = _normalised(points, list(image.shape[2:]))
     # grid_sample is on autocast's float32 list on CUDA; on a CPU the two inputs already decide.
     return F.grid_sample(image, grid, mode=mode, padding_mode=padding_mode, align_corners=True)
 

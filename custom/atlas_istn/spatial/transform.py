@@ -32,7 +32,7 @@ def subject_to_atlas_displacement(deformation: Tensor, affine: Tensor, spacing: 
     Returns:
         ``[B, dim, *shape]`` in voxels.
     """
-    shape = deformation.shape[2:]
+    shape = list(deformation.shape[2:])
     identity = identity_grid(shape, deformation.device)
     return apply_affine(affine, identity + deformation, spacing, shape) - identity
 
@@ -50,7 +50,7 @@ def atlas_to_subject_displacement(inverse_deformation: Tensor, affine: Tensor, s
     Returns:
         ``[B, dim, *shape]`` in voxels.
     """
-    shape = inverse_deformation.shape[2:]
+    shape = list(inverse_deformation.shape[2:])
     identity = identity_grid(shape, inverse_deformation.device)
     points = apply_affine(invert_affine(affine), identity, spacing, shape)
     return points + sample_displacement(inverse_deformation, points) - identity

@@ -25,7 +25,7 @@ def exponential(velocity: Tensor, squarings: int = 5) -> Tensor:
     Returns:
         ``[B, dim, *shape]`` in voxels, float32, or float64 where the velocity is.
     """
-    identity = identity_grid(velocity.shape[2:], velocity.device)
+    identity = identity_grid(list(velocity.shape[2:]), velocity.device)
     step = full_precision(velocity) / 2**squarings
     displacement = sample_displacement(step, identity + 0.5 * step)
     for _ in range(squarings):
