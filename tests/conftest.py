@@ -12,9 +12,10 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from atlas_istn.networks import AtlasISTN, SpatialTransformerNetwork, UNet
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from scipy.ndimage import gaussian_filter
+
+from atlas_istn.networks import AtlasISTN, SpatialTransformerNetwork, UNet
 
 torch.set_num_threads(1)  # the tests are small, and runs on several threads need not repeat to the last bit
 
@@ -31,7 +32,9 @@ def dim(request: pytest.FixtureRequest) -> int:
 def smooth_field() -> Callable[..., torch.Tensor]:
     """A function that makes a smooth random field [B, dim, *shape] in float64, whose longest vector is `amplitude`."""
 
-    def make(shape: tuple[int, ...], amplitude: float, sigma: float = 8.0, seed: int = 0, batch: int = 1) -> torch.Tensor:
+    def make(
+        shape: tuple[int, ...], amplitude: float, sigma: float = 8.0, seed: int = 0, batch: int = 1
+    ) -> torch.Tensor:
         noise = np.random.default_rng(seed).standard_normal((batch, len(shape), *shape))
         field = torch.from_numpy(gaussian_filter(noise, (0, 0, *[sigma] * len(shape)), mode="nearest"))
         return field * amplitude / field.norm(dim=1).flatten(1).amax(1).reshape(-1, *[1] * (1 + len(shape)))

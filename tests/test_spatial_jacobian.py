@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from atlas_istn.spatial import (
     affine_matrix,
     apply_affine,

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from atlas_istn.spatial import identity_grid, resize_displacement, sample_displacement, warp
 from scipy.ndimage import map_coordinates
+
+from atlas_istn.spatial import identity_grid, resize_displacement, sample_displacement, warp
 
 SHAPES = {2: (13, 10), 3: (9, 7, 8)}
 
@@ -33,15 +34,13 @@ def test_zero_displacement_returns_the_image(dim: int) -> None:
     torch.testing.assert_close(warped, image, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_whole_voxel_translation_shifts_along_its_axis(dim: int, axis: int) -> None:
-    if axis >= dim:
-        pytest.skip("no such axis in 2D")
+def test_whole_voxel_translation_shifts_along_its_axis(dim: int) -> None:
     image = torch.rand(1, 1, *SHAPES[dim])
-    displacement = torch.zeros(1, dim, *SHAPES[dim])
-    displacement[:, axis] = 2
-    expected = np.take(image.numpy(), np.minimum(np.arange(SHAPES[dim][axis]) + 2, SHAPES[dim][axis] - 1), axis + 2)
-    np.testing.assert_allclose(warp(image, displacement).numpy(), expected, atol=1e-5)
+    for axis, size in enumerate(SHAPES[dim]):
+        displacement = torch.zeros(1, dim, *SHAPES[dim])
+        displacement[:, axis] = 2
+        expected = np.take(image.numpy(), np.minimum(np.arange(size) + 2, size - 1), axis + 2)
+        np.testing.assert_allclose(warp(image, displacement).numpy(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("padding", "scipy_mode"), [("border", "nearest"), ("zeros", "grid-constant")])
@@ -88,7 +87,7 @@ def test_resizing_a_linear_field_is_exact(dim: int) -> None:
 
     for target in [(21, 17, 15), (5, 6, 4), (9, 7, 8)]:
         resized = resize_displacement(linear_field(SHAPES[dim]), list(target[:dim]))
-        # PyTorch's interpolation computes its weights in float32 on some builds: units of its last place, times 21 voxels.
+        # PyTorch may compute the weights of interpolation in float32: units of its last place, times 21 voxels.
         torch.testing.assert_close(resized, linear_field(target[:dim]), rtol=0, atol=1e-5)
 
 
@@ -102,7 +101,9 @@ def test_gradients_are_right(dim: int) -> None:
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
-def test_half_precision_is_sampled_in_float32(precision: torch.dtype, smooth_field: Callable[..., torch.Tensor]) -> None:
+def test_half_precision_is_sampled_in_float32(
+    precision: torch.dtype, smooth_field: Callable[..., torch.Tensor]
+) -> None:
     image, displacement = torch.rand(1, 1, 16, 16).to(precision), smooth_field((16, 16), 4.0).to(precision)
     warped = warp(image, displacement)
     assert warped.dtype == torch.float32

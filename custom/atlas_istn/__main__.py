@@ -36,7 +36,14 @@ def letter_b(
     generate_letter_b(output_dir, num_training, num_validation, num_test, num_corrupt, size, seed)
 
 
-def figure(dataset_dir: str, output_dir: str, data_list: str = "test_corrupt", path: str = "", cases: int = 4) -> None:
+def figure(
+    dataset_dir: str,
+    output_dir: str,
+    data_list: str = "test_corrupt",
+    path: str = "",
+    cases: int = 4,
+    initial_atlas: str = "",
+) -> None:
     """Draw cases of an inference run: image, ITN, 1-pass, refined result, deformed grid, and the atlas.
 
     Args:
@@ -45,15 +52,18 @@ def figure(dataset_dir: str, output_dir: str, data_list: str = "test_corrupt", p
         data_list: list of the data set.
         path: picture to write; default `OUTPUT_DIR/figure.png`.
         cases: number of cases to show.
+        initial_atlas: `models/initial_atlas.pt` of the training, to show the atlas before it too.
     """
     from .figures import draw_results
 
-    draw_results(dataset_dir, output_dir, data_list, path or f"{output_dir}/figure.png", cases)
+    draw_results(dataset_dir, output_dir, data_list, path or f"{output_dir}/figure.png", cases, initial_atlas)
 
 
 def main() -> None:
     """Run a command."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # MONAI warns once for each image that there is no GPU decoder for DICOM.
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
     show_input_errors()
     fire.Fire({"letter_b": letter_b, "figure": figure})
 

@@ -5,17 +5,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
+from .files import write_whole
 from .networks import AtlasISTN
+from .refine import RefinementInferer
+from .spatial import Transform
 
-__all__ = ["AtlasBuilder"]
+__all__ = ["AtlasBuilder", "FinalAtlas"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +38,22 @@ class AtlasBuilder:
         data_loader: unaugmented training cases as ``{"image", "label"}`` batches, each case once.
         rate: η.
         amp: run the convolutions of the pass in bf16.
+        initial_path: file for the atlas as it was before the first epoch, ``{"image", "labels"}``; none by default.
     """
 
     def __init__(
-        self, network: AtlasISTN, data_loader: Iterable[Mapping[str, Any]], rate: float = 0.01, amp: bool = False
+        self,
+        network: AtlasISTN,
+        data_loader: DataLoader,
+        rate: float = 0.01,
+        amp: bool = False,
+        initial_path: str | None = None,
     ) -> None:
         self.network = network
         self.data_loader = data_loader
         self.rate = rate
         self.amp = amp
+        self.initial_path = initial_path
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer. A resumed run brings its atlas along and is not initialised again."""
@@ -51,18 +63,42 @@ class AtlasBuilder:
 
     def initialise(self) -> None:
         """Set the atlas to the mean of the undeformed cases."""
-        image, labels = self._mean(deform=False)
-        self.network.atlas_image.copy_(image)
-        self.network.atlas_labels.copy_(labels)
+        self._set(self._mean(None))
+        if self.initial_path and idist.get_rank() == 0:
+            atlas = {"image": self.network.atlas_image, "labels": self.network.atlas_labels}
+            write_whole(self.initial_path, lambda part: torch.save(atlas, part))
 
     def update(self) -> None:
-        """Move the atlas towards the mean of the cases warped to atlas space."""
-        image, labels = self._mean(deform=True)
+        """Move the atlas towards the mean of the cases warped to atlas space by the 1-pass transforms."""
+        image, labels = self._mean(self._one_pass)
         self.network.atlas_image.lerp_(image, self.rate)
         self.network.atlas_labels.lerp_(labels, self.rate)
 
+    def rebuild(self, inferer: RefinementInferer) -> None:
+        """Replace the atlas by the mean of the cases warped by transforms refined to their own labelmaps.
+
+        The 1-pass transforms leave the cases some way off each other, and their mean is blurred by as much; a blurred
+        atlas limits what refinement can reach at test time.
+        """
+        with tqdm(total=len(self.data_loader), desc="atlas", disable=idist.get_rank() > 0) as progress:
+
+            def align(image: Tensor, labels: Tensor) -> Transform:
+                progress.update()
+                return inferer.fit(image, self.network, labels)
+
+            self._set(self._mean(align))
+
+    def _set(self, atlas: tuple[Tensor, Tensor]) -> None:
+        self.network.atlas_image.copy_(atlas[0])
+        self.network.atlas_labels.copy_(atlas[1])
+
+    def _one_pass(self, image: Tensor, _: Tensor) -> Transform:
+        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            return self.network.predict(image)[1]
+
     @torch.no_grad()
-    def _mean(self, deform: bool) -> tuple[Tensor, Tensor]:
+    def _mean(self, align: Callable[[Tensor, Tensor], Transform] | None) -> tuple[Tensor, Tensor]:
+        """Mean image and labelmap over the cases of all ranks, each warped by the transform that ``align`` gives."""
         network = self.network
         training = network.training
         network.eval()
@@ -73,13 +109,55 @@ class AtlasBuilder:
         count = torch.zeros((), device=device)
         for batch in self.data_loader:
             image, labels = torch.as_tensor(batch["image"]).to(device), torch.as_tensor(batch["label"]).to(device)
-            case = torch.cat([image, labels], dim=1)
-            if deform:
-                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.amp):
-                    _, transform = network.predict(image)
-                case = transform.to_atlas(case)
-            total += case.sum(dim=0)
-            count += len(case)
+            cases = torch.cat([image, labels], dim=1)
+            if align is not None:
+                cases = align(image, labels).to_atlas(cases)
+            total += cases.sum(dim=0)
+            count += len(cases)
         network.train(training)
         mean = idist.all_reduce(total) / idist.all_reduce(count)
         return mean[:channels].unsqueeze(0), mean[channels:].unsqueeze(0)
+
+
+class FinalAtlas:
+    """Trainer handler that, when training is over, rebuilds the best model's atlas from refined registrations.
+
+    Each round starts from a sharper atlas than the one before, and two rounds come close to the limit. The model with
+    the new atlas is validated like any other and kept if it is better.
+
+    Args:
+        builder: rebuilds the atlas.
+        inferer: refines the training cases.
+        best_path: the best model so far, as `BestModel` saved it.
+        validator: its handlers keep the better model.
+        rounds: times that the atlas is rebuilt.
+    """
+
+    def __init__(
+        self,
+        builder: AtlasBuilder,
+        inferer: RefinementInferer,
+        best_path: str,
+        validator: Engine,
+        rounds: int = 2,
+    ) -> None:
+        self.builder = builder
+        self.inferer = inferer
+        self.best_path = Path(best_path)
+        self.validator = validator
+        self.rounds = rounds
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Rebuild and validate."""
+        idist.barrier()  # the first rank may still be writing the model
+        network = self.builder.network
+        if self.best_path.is_file():
+            network.load_state_dict(torch.load(self.best_path, map_location=engine.state.device, weights_only=True))
+        for number in range(self.rounds):
+            logger.info("atlas from refined registrations of the training cases, round %d", number + 1)
+            self.builder.rebuild(self.inferer)
+        self.validator.run(engine.state.epoch)

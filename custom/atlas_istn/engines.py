@@ -17,12 +17,21 @@ __all__ = ["AtlasEvaluator"]
 class AtlasEvaluator(SupervisedEvaluator):
     """Runs a `RefinementInferer` and puts everything that it yields into the engine's output.
 
-    Output keys, each a tensor over the batch: ``image``, ``label`` (where the data has one), ``pred`` (refined), ``itn``,
-    ``one_pass``, ``velocity``, ``affine``, ``loss_before``, ``loss_after``, ``iterations``, ``seconds``, ``loss_curve``.
+    Output keys, each a tensor over the batch: ``image``, ``label`` (where the data has one), ``pred`` (refined),
+    ``itn``, ``one_pass``, ``velocity``, ``affine``, ``loss_before``, ``loss_after``, ``iterations``, ``seconds``,
+    ``loss_curve``.
+
+    ``state.failures`` lists the cases of the run that failed, as (case, message): those that the batches bring along
+    under ``"failures"`` and those that handlers add.
     """
 
+    def run(self, global_epoch: int = 1) -> None:
+        """Go over the data once."""
+        self.state.failures = []
+        super().run(global_epoch)
+
     def _iteration(self, engine: AtlasEvaluator, batchdata: dict[str, Any]) -> Any:
-        engine.state.failures = getattr(engine.state, "failures", []) + batchdata.pop("failures", [])
+        engine.state.failures += batchdata.pop("failures", [])
         if Keys.IMAGE not in batchdata:  # no case of this batch could be prepared
             engine.state.batch, engine.state.output = [], []
             return engine.state.output

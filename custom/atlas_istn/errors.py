@@ -26,7 +26,7 @@ def input_error_behind(error: BaseException | None) -> InputError | None:
 
 
 def show_input_errors() -> None:
-    """From now on an uncaught exception caused by an ``InputError`` prints its message alone; the exit status stays 1."""
+    """Show the message alone of an uncaught exception that an ``InputError`` caused; the exit status stays 1."""
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         mistake = input_error_behind(error)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from atlas_istn.errors import InputError
+from atlas_istn.files import write_whole
 
 __all__ = ["Evaluation", "read_metrics"]
 
@@ -139,15 +140,8 @@ class Evaluation:
         writer.writerows({key: "" if _is_nan(value) else value for key, value in row.items()} for row in self.rows)
         summary = json.dumps(_nan_to_none(self.summary()), indent=2, allow_nan=False)
 
-        folder = Path(output_dir)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(folder / "metrics.csv", table.getvalue())
-            _write_whole(folder / "summary.json", summary + "\n")
-        except OSError as error:
-            raise InputError(
-                f"{folder}: expected a folder that can be written, found: {error.strerror}. Choose another output_dir."
-            ) from error
+        write_whole(Path(output_dir) / "metrics.csv", lambda part: part.write_text(table.getvalue(), encoding="utf-8"))
+        write_whole(Path(output_dir) / "summary.json", lambda part: part.write_text(summary + "\n", encoding="utf-8"))
 
     def table(self) -> str:
         """Plain-text table: a row per result and label, mean ± standard deviation over the cases.
@@ -290,13 +284,3 @@ def _align(cells: Sequence[Sequence[str]]) -> list[str]:
 
 def _per_result(means: Mapping[str, Row], figure: Callable[[Row], object]) -> str:
     return ", ".join(f"{result} {figure(mean)}" for result, mean in means.items()) or "-"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file under a temporary name and move it into place, so that it never appears in part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -17,7 +17,15 @@ from monai.data import Dataset, MetaTensor, list_data_collate
 
 from .errors import InputError, input_error_behind
 from .evaluation import Evaluation
-from .io.outputs import atlas_grid_affine, write_csv, write_image, write_json, write_labelmap, write_transforms
+from .files import check_writable
+from .io.outputs import (
+    atlas_grid_affine,
+    write_csv,
+    write_image,
+    write_json,
+    write_labelmap,
+    write_transforms,
+)
 from .metrics import score_labelmap
 from .networks import AtlasISTN
 from .spatial import Transform
@@ -34,8 +42,8 @@ RESULTS = {"itn": "itn", "one_pass": "one_pass", "pred": "refine"}
 class CaseDataset(Dataset):
     """Prepares the images of cases; a case that cannot be prepared becomes a failure instead of ending the run.
 
-    Items are ``{"case", "source", "reference", "grid_affine", "image"}`` or, for a failure, ``{"case", "error"}``; batch
-    them with `collate_cases`.
+    Items are ``{"case", "source", "reference", "grid_affine", "image"}`` or, for a failure, ``{"case", "error"}``;
+    batch them with `collate_cases`.
 
     Args:
         data: ``{"case", "image"}`` and, for scoring, ``"label"``, as `find_cases` lists them.
@@ -59,9 +67,13 @@ class CaseDataset(Dataset):
 
 
 def message_of(error: BaseException) -> str:
-    """The message of the `InputError` behind an exception, or of the exception itself, in one line."""
+    """The message of the `InputError` behind an exception, or else of the first exception, in one line."""
     mistake = input_error_behind(error)
-    return " ".join(str(mistake).split()) if mistake else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if mistake:
+        return " ".join(str(mistake).split())
+    while error.__cause__:  # Compose wraps every exception in one that names the transform alone
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def collate_cases(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -94,17 +106,38 @@ class ModelLoader:
         Raises:
             InputError: there is no such file, it is no state dict, or it does not fit the network.
         """
-        if not self.path.is_file():
-            raise InputError(f"{self.path}: no such checkpoint. Train a model first, or set ckpt_path to a model.pt.")
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            self.network.load_state_dict(state)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300]
+        state = _read_state(self.path)
+        mismatch = _first_mismatch(state, self.network.state_dict())
+        if mismatch:
             raise InputError(
-                f"{self.path} does not fit this configuration: {reason}. Use the data config and the network settings "
-                "that the model was trained with."
-            ) from error
+                f"{self.path}: the checkpoint does not fit this configuration: {mismatch}. Use the data config and the "
+                "network settings that the model was trained with."
+            )
+        self.network.load_state_dict(state)
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint. Train a model first, or set ckpt_path to a model.pt.")
+    remedy = "Expected the weights that training writes to models/model.pt. Set ckpt_path to such a file."
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what is no checkpoint fails in many ways
+        raise InputError(f"{path}: not readable as a checkpoint ({type(error).__name__}). {remedy}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"{path}: holds more than weights, or something else. {remedy}")
+    return state
+
+
+def _first_mismatch(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> str:
+    """What is wrong with the first entry that differs in name or shape; empty if none does."""
+    for name, tensor in expected.items():
+        if name not in state:
+            return f"it has no entry {name}"
+        if state[name].shape != tensor.shape:
+            return f"{name} has the shape {list(state[name].shape)}, expected {list(tensor.shape)}"
+    surplus = [name for name in state if name not in expected]
+    return f"its entry {surplus[0]} is unknown to the network" if surplus else ""
 
 
 class CaseWriter:
@@ -133,6 +166,7 @@ class CaseWriter:
         engine.add_event_handler(Events.COMPLETED, self._write_summary)
 
     def _write_atlas(self) -> None:
+        self.summary = []
         network, folder = self.network, self.output_dir / "atlas"
         affine = atlas_grid_affine(network.atlas_labels.shape[2:], network.spacing)
         labels = network.atlas_labels[0].float().cpu().numpy()
@@ -228,8 +262,8 @@ class CaseScorer:
     Args:
         output_dir: folder for ``metrics.csv`` and ``summary.json``.
         label_names: class index → name, background included.
-        reference: transform that reads the label of a case onto the grid that is scored: ``{"image", "label"}`` paths to
-            class indices ``[1, *shape]``.
+        reference: transform that reads the label of a case onto the grid that is scored: ``{"image", "label"}``
+            paths to class indices ``[1, *shape]``.
         surface_dice_tolerance: in millimetres.
     """
 
@@ -248,8 +282,13 @@ class CaseScorer:
 
     def attach(self, engine: Engine) -> None:
         """Register with an `AtlasEvaluator`."""
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._score_batch)
         engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self) -> None:
+        check_writable(self.output_dir)
+        self.evaluation = Evaluation()
 
     def _score_batch(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):

@@ -5,19 +5,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
+from monai.networks.layers import GaussianFilter
 from torch import Tensor, nn
 
 from .networks import AtlasISTN
 from .spatial import Transform, mean_squared_gradient, warp
 
-__all__ = ["AtlasISTNLoss", "registration_terms", "squared_error"]
+__all__ = ["AtlasISTNLoss", "RobustError", "registration_terms", "squared_error"]
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """Per-case squared error ``[B]``: summed over channels, averaged over voxels, so independent of the matrix size."""
     return (prediction - target).square().sum(dim=1).flatten(1).mean(dim=1)
+
+
+class RobustError:
+    """Squared error that levels off where a whole neighbourhood disagrees (Geman-McClure), per case ``[B]``.
+
+    With e the squared error of a voxel, summed over channels and averaged over its surroundings, the mean of
+    ``e / (1 + e / scale)``. Clutter in a prediction then attracts the atlas no more than a bounded amount, while near
+    agreement it acts as `squared_error`.
+
+    Args:
+        scale: the error that counts half, and the bound; a voxel of the wrong class has an error of 2.
+        sigma: standard deviation in voxels of the averaging, so that thin borders, always uncertain, are no outliers.
+    """
+
+    def __init__(self, scale: float = 0.2, sigma: float = 1.5) -> None:
+        self.scale = scale
+        self.sigma = sigma
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Error of labelmaps ``[B, Nc, *shape]``."""
+        error = (prediction - target).square().sum(dim=1, keepdim=True)
+        error = GaussianFilter(error.ndim - 2, self.sigma).to(error.device)(error)
+        return (error / (1.0 + error / self.scale)).flatten(1).mean(dim=1)
 
 
 def registration_terms(
@@ -26,6 +51,7 @@ def registration_terms(
     target: Tensor,
     atlas_to_subject: bool = True,
     subject_to_atlas: bool = True,
+    similarity: Callable[[Tensor, Tensor], Tensor] = squared_error,
 ) -> dict[str, Tensor]:
     """Per-case terms of the registration objective; a direction that is not asked for is not integrated.
 
@@ -35,6 +61,7 @@ def registration_terms(
         target: labelmap of the subjects ``[B, Nc, *shape]``: the truth in training, the ITN's prediction in refinement.
         atlas_to_subject: compute ``‖y − ya ∘ Φ⁻¹‖²`` (11).
         subject_to_atlas: compute ``‖y ∘ Φ − ya‖²`` (12).
+        similarity: per-case error ``[B]`` of two labelmaps, in place of the squared error of (11) and (12).
 
     Returns:
         ``{"a2s", "s2a", "regularisation"}``, each ``[B]``, with the terms that were asked for. The regulariser (13) is
@@ -45,12 +72,12 @@ def registration_terms(
     if atlas_to_subject:
         inverse_deformation = transform.deformation(inverse=True)
         warped = warp(atlas_labels, transform.atlas_to_subject(inverse_deformation))
-        terms["a2s"] = squared_error(warped, target)
+        terms["a2s"] = similarity(warped, target)
         penalties.append(mean_squared_gradient(inverse_deformation))
     if subject_to_atlas:
         deformation = transform.deformation()
         warped = warp(target, transform.subject_to_atlas(deformation))
-        terms["s2a"] = squared_error(warped, atlas_labels)
+        terms["s2a"] = similarity(warped, atlas_labels)
         penalties.append(mean_squared_gradient(deformation))
     terms["regularisation"] = torch.stack(penalties).mean(dim=0)
     return terms

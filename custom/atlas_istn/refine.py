@@ -14,7 +14,7 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
-from .losses import registration_terms
+from .losses import registration_terms, squared_error
 from .networks import AtlasISTN
 from .spatial import Transform
 
@@ -60,6 +60,7 @@ class RefinementInferer(Inferer):
         atlas_weight: β*, weight of the atlas → subject term.
         subject_weight: γ*, weight of the subject → atlas term.
         regularisation: λ*.
+        similarity: per-case error of two labelmaps; `atlas_istn.losses.RobustError` does not chase outliers.
         stiff_fraction: share of the iterations over which λ falls from ``stiffness · λ*`` to λ*: the atlas first moves as
             a whole and bends later.
         stiffness: factor on λ at the start.
@@ -79,6 +80,7 @@ class RefinementInferer(Inferer):
         atlas_weight: float = 1.0,
         subject_weight: float = 0.0,
         regularisation: float = 0.5,
+        similarity: Callable[[Tensor, Tensor], Tensor] = squared_error,
         stiff_fraction: float = 0.5,
         stiffness: float = 10.0,
         tolerance: float = 2e-3,
@@ -94,6 +96,7 @@ class RefinementInferer(Inferer):
         self.atlas_weight = atlas_weight
         self.subject_weight = subject_weight
         self.regularisation = regularisation
+        self.similarity = similarity
         self.stiff_fraction = stiff_fraction
         self.stiffness = stiffness
         self.tolerance = tolerance
@@ -113,15 +116,9 @@ class RefinementInferer(Inferer):
         # Tensors made under inference_mode cannot enter autograd: leave it, and copy what came from it.
         with torch.inference_mode(False), torch.no_grad():
             image = torch.as_tensor(inputs).clone()
-            with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.amp):
-                logits = network.segment(image)
-                velocity, parameters = network.register(logits)
+            logits, velocity, parameters = self._one_pass(image, network)
             one_pass = network.transform(velocity, parameters).to_subject(network.atlas_labels)
-            if self.mode == "field":
-                fit = self._fit_field(network, logits, velocity, parameters)
-            else:
-                cases = [self._fit_weights(network, case.unsqueeze(0)) for case in logits]
-                fit = _Fit.cat(cases)
+            fit = self._fit(network, logits, velocity, parameters, logits)
             transform = network.transform(fit.velocity, fit.parameters)
             segmentation = transform.to_subject(network.atlas_labels) if self.iterations else one_pass
         return Refinement(
@@ -134,16 +131,42 @@ class RefinementInferer(Inferer):
             (time.perf_counter() - start) / len(image),
         )
 
-    def _fit_field(self, network: AtlasISTN, logits: Tensor, velocity: Tensor, parameters: Tensor) -> _Fit:
+    def fit(self, image: Tensor, network: AtlasISTN, target: Tensor) -> Transform:
+        """Refine the registration of a batch to given labelmaps instead of the ITN's, as when an atlas is built.
+
+        Args:
+            image: ``[B, C, *shape]``; its 1-pass is the start.
+            network: the network.
+            target: soft labelmaps ``[B, Nc, *shape]``.
+        """
+        with torch.no_grad():
+            logits, velocity, parameters = self._one_pass(image, network)
+            fit = self._fit(network, logits, velocity, parameters, target)
+            return network.transform(fit.velocity, fit.parameters)
+
+    def _one_pass(self, image: Tensor, network: AtlasISTN) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            logits = network.segment(image)
+            return logits, *network.register(logits)
+
+    def _fit(
+        self, network: AtlasISTN, logits: Tensor, velocity: Tensor, parameters: Tensor, target: Tensor
+    ) -> _Fit:
+        if self.mode == "field":
+            return self._fit_field(network, velocity, parameters, target)
+        pairs = zip(logits.split(1), target.split(1), strict=True)
+        return _Fit.cat([self._fit_weights(network, *pair) for pair in pairs])
+
+    def _fit_field(self, network: AtlasISTN, velocity: Tensor, parameters: Tensor, target: Tensor) -> _Fit:
         velocity, parameters = velocity.clone().requires_grad_(), parameters.clone().requires_grad_()
         gate = network.affine_gate
         rates = [
             {"params": [velocity], "lr": self.learning_rate},
             {"params": [parameters], "lr": self.learning_rate / 5},
         ]
-        return self._optimise(network, logits, rates, lambda: (velocity, parameters * gate))
+        return self._optimise(network, target, rates, lambda: (velocity, parameters * gate))
 
-    def _fit_weights(self, network: AtlasISTN, logits: Tensor) -> _Fit:
+    def _fit_weights(self, network: AtlasISTN, logits: Tensor, target: Tensor) -> _Fit:
         stn = copy.deepcopy(network.stn).requires_grad_()
         inputs = torch.cat([logits[:, 1:], network.atlas_labels[:, 1:]], dim=1)
         gate = network.affine_gate
@@ -153,7 +176,8 @@ class RefinementInferer(Inferer):
                 velocity, parameters = stn(inputs)
             return velocity, parameters * gate
 
-        return self._optimise(network, logits, [{"params": list(stn.parameters()), "lr": self.learning_rate}], propose)
+        rates = [{"params": list(stn.parameters()), "lr": self.learning_rate}]
+        return self._optimise(network, target, rates, propose)
 
     def _optimise(
         self,
@@ -163,6 +187,8 @@ class RefinementInferer(Inferer):
         propose: Callable[[], tuple[Tensor, Tensor]],
     ) -> _Fit:
         optimiser = torch.optim.Adam(groups)
+        # A linear output layer overshoots; beyond what a labelmap can be there is nothing to fit.
+        target = target.clamp(0.0, 1.0)
         best = None
         curve: list[Tensor] = []
         settled = torch.full((len(target),), -1, device=target.device)
@@ -175,6 +201,7 @@ class RefinementInferer(Inferer):
                     target,
                     atlas_to_subject=self.atlas_weight > 0,
                     subject_to_atlas=self.subject_weight > 0,
+                    similarity=self.similarity,
                 )
                 misfit = self.atlas_weight * terms.get("a2s", 0.0) + self.subject_weight * terms.get("s2a", 0.0)
                 penalty = self.regularisation * terms["regularisation"]

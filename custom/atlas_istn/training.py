@@ -13,13 +13,14 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import Checkpoint, DiskSaver, EarlyStopping, global_step_from_engine
+from ignite.handlers import Checkpoint, DiskSaver, global_step_from_engine
 from monai.data import Dataset
 from monai.transforms import Randomizable
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from .errors import InputError
+from .files import write_whole
 from .losses import AtlasISTNLoss
 from .networks import AtlasISTN
 
@@ -54,9 +55,9 @@ class TrainingCheckpoint:
             names = {"global_step_transform": global_step_from_engine(engine), "filename_prefix": ""}
             checkpoint = Checkpoint(self.objects, saver, n_saved=None, **names)
             engine.add_event_handler(Events.EPOCH_COMPLETED, checkpoint)
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self._remove_others, checkpoint)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: self._remove_others(checkpoint))
 
-    def _remove_others(self, engine: Engine, checkpoint: Checkpoint) -> None:
+    def _remove_others(self, checkpoint: Checkpoint) -> None:
         """Keep the file just written alone. Ignite would remove the old one first, and an interruption lose both."""
         for path in self.ckpt_dir.glob("checkpoint_*.pt"):
             if path.name != Path(checkpoint.last_checkpoint).name:
@@ -82,28 +83,35 @@ class TrainingCheckpoint:
                 f"{path} is damaged or does not fit this configuration ({reason}). Resume with the configuration "
                 "that wrote it, or choose another output_dir."
             ) from error
-        if engine.state.epoch >= max_epochs:
-            raise InputError(f"{path} has already {engine.state.epoch} epochs: raise max_epochs above that to go on.")
         engine.state.max_epochs = max_epochs
-        logger.info("resumed after epoch %d from %s", engine.state.epoch, path)
+        logger.info("resumed after epoch %d of %d from %s", engine.state.epoch, max_epochs, path)
+        if engine.state.epoch >= max_epochs:
+            logger.info("all epochs are done: raise max_epochs to train on")
 
 
 class EarlyStop:
-    """Trainer handler that ends the training when the validator's key metric has stopped improving.
+    """Trainer handler that ends the training when the best model has not been replaced for some validations.
+
+    Attach it after the handler that validates.
 
     Args:
-        validator: the engine whose key metric decides.
+        best: counts the validations; its state is in the checkpoint, so a resumed run stops where it would have.
         patience: validations without improvement.
     """
 
-    def __init__(self, validator: Engine, patience: int) -> None:
-        self.validator = validator
+    def __init__(self, best: BestModel, patience: int) -> None:
+        self.best = best
         self.patience = patience
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        stopping = EarlyStopping(self.patience, lambda v: v.state.metrics[v.state.key_metric_name], engine)
-        self.validator.add_event_handler(Events.COMPLETED, stopping)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """End the training if it is time."""
+        if self.best.without_improvement >= self.patience:
+            logger.info("no better model in %d validations: training ends", self.best.without_improvement)
+            engine.terminate()
 
 
 class EpochSchedule:
@@ -158,6 +166,7 @@ class BestModel:
         self.network = network
         self.path = Path(path)
         self.metric = float("-inf")
+        self.without_improvement = 0
 
     def attach(self, engine: Engine) -> None:
         """Register with a validator whose first metric is the key metric."""
@@ -167,23 +176,22 @@ class BestModel:
         """Compare and save."""
         metric = float(engine.state.metrics[engine.state.key_metric_name])
         if metric <= self.metric:
+            self.without_improvement += 1
             return
-        self.metric = metric
+        self.metric, self.without_improvement = metric, 0
         if idist.get_rank() > 0:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_suffix(".tmp")
-        torch.save(self.network.state_dict(), unfinished)
-        unfinished.replace(self.path)
+        write_whole(self.path, lambda part: torch.save(self.network.state_dict(), part))
         logger.info("best model so far (%s %.4f) saved to %s", engine.state.key_metric_name, metric, self.path)
 
     def state_dict(self) -> dict[str, Any]:
-        """Best metric so far."""
-        return {"metric": self.metric}
+        """Best metric so far, and the validations since."""
+        return {"metric": self.metric, "without_improvement": self.without_improvement}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the best metric of an interrupted run."""
         self.metric = state["metric"]
+        self.without_improvement = state["without_improvement"]
 
 
 class TensorBoardLog:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from skimage.measure import label as connected_components
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..files import write_whole
 
 __all__ = ["generate_letter_b"]
 
@@ -213,23 +213,11 @@ def _write(root: Path, description: dict[str, Any], size: int, seed: int) -> Non
     cases = [(name, i, case) for name in FOLDER_ENDINGS for i, case in enumerate(description[name])]
     for name, i, case in tqdm(cases, desc="letter B", unit="case"):
         image, label = _draw(name, i, size, seed)
-        _write_whole(root / case["image"], _png(image))
-        _write_whole(root / case["label"], _png(label))
-    _write_whole(root / "dataset.json", json.dumps(description, indent=1).encode())
+        write_whole(root / case["image"], Image.fromarray(image).save)
+        write_whole(root / case["label"], Image.fromarray(label).save)
+    text = json.dumps(description, indent=1)
+    write_whole(root / "dataset.json", lambda part: part.write_text(text, encoding="utf-8"))
     logger.info("Wrote %d letter B cases to %s.", len(cases), root)
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name and renames it, so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _check_integer(name: str, value: Any, least: int) -> None:

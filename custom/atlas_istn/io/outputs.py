@@ -15,43 +15,43 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from ..errors import InputError
+from ..files import write_whole
 from ..spatial import Transform
 from .itk_transforms import composite_transform, write_transform
 
-__all__ = ["atlas_grid_affine", "write_csv", "write_image", "write_json", "write_labelmap", "write_transforms"]
-
-
-def write_whole(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file in the same folder, then put it in place: the file appears whole or not at all.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    target = Path(path)
-    part = target.with_name(f".{os.getpid()}.part.{target.name}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        part.replace(target)
-    except OSError as error:
-        raise InputError(
-            f"{target}: cannot be written ({error.strerror or error}). Expected a folder that may be written to and has "
-            "free space. Choose another output_dir or free the space."
-        ) from error
-    finally:
-        if part.parent.is_dir():
-            part.unlink(missing_ok=True)
+__all__ = [
+    "atlas_grid_affine",
+    "write_csv",
+    "write_image",
+    "write_json",
+    "write_labelmap",
+    "write_transforms",
+]
 
 
 def write_image(voxels: np.ndarray, affine: np.ndarray, path: str | os.PathLike[str]) -> None:
-    """Write ``[*shape]`` or, channels last, ``[*shape, C]`` as NIfTI with a RAS affine in millimetres."""
-    if voxels.ndim == 3 and len(affine) == 3:  # channels of a 2D image belong on NIfTI's fifth axis
-        voxels = voxels[:, :, None, None]
-    full = np.eye(4)
+    """Write an image as NIfTI, with the same geometry in qform and sform.
+
+    Args:
+        voxels: ``[*shape]`` or, channels last, ``[*shape, C]``. The channels of a 2D image become vector components
+            (ITK would take a third axis for space), those of a 3D image the fourth axis.
+        affine: voxel to RAS world map in millimetres, ``[dim + 1, dim + 1]``; for a 2D image also 4x4.
+        path: ``.nii.gz``.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    vectors = voxels.ndim == len(affine) == 3
     dim = len(affine) - 1
+    full = np.eye(4)
     full[:dim, :dim], full[:dim, 3] = affine[:dim, :dim], affine[:dim, dim]
-    image = nib.Nifti1Image(voxels, full)
+    image = nib.Nifti1Image(voxels[:, :, None, None] if vectors else voxels, full)
+    image.set_qform(full, "scanner")
+    image.set_sform(full, "scanner")
+    if not np.allclose(image.get_qform(), full, atol=1e-3):
+        image.set_qform(None)  # a quaternion cannot hold shear: better none than one that contradicts the sform
+    if vectors:
+        image.header.set_intent("vector")
     image.header.set_xyzt_units("mm")
     write_whole(path, lambda part: nib.save(image, part))
 
@@ -66,6 +66,9 @@ def write_labelmap(
         affine: voxel to RAS world map of the grid; a PNG does not keep it.
         label_values: the value that stands for each class.
         path: ``.png`` or ``.nii.gz``.
+
+    Raises:
+        InputError: the file cannot be written.
     """
     highest = max(label_values)
     values = np.asarray(label_values, dtype=np.uint8 if highest < 256 else np.uint16)[labelmap]
@@ -78,7 +81,7 @@ def write_labelmap(
 def write_json(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a JSON file."""
     text = json.dumps(content, indent=2) + "\n"
-    write_whole(path, lambda part: part.write_text(text) and None)
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
@@ -86,7 +89,7 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -
     columns = list(dict.fromkeys(key for row in rows for key in row))
 
     def write(part: Path) -> None:
-        with part.open("w", newline="") as stream:
+        with part.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

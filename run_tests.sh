@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Sets up where that has not been done, checks style and types, and runs the tests. Arguments are passed to pytest.
+set -euo pipefail
+cd "$(dirname "$0")"
+bash setup.sh dev
+source .venv/bin/activate
+# Tests use small arrays: one thread is fastest, and other work on the machine does not slow it down.
+export OMP_NUM_THREADS=1
+ruff check .
+mypy
+pytest -m "not slow" "$@"
