@@ -3,7 +3,7 @@
 """Seconds, peak memory and final objective of test-time refinement: the paper's recipe taken literally, and ours.
 
 Every recipe runs in a process of its own on the same network, images and number of threads. Without ``--ckpt`` the
-network is untrained and the images are random volumes, so that the command runs anywhere; then only cost means anything.
+network is untrained and the images are random volumes: the command runs anywhere, but only its costs mean anything.
 
     python benchmarks/refinement.py
     python benchmarks/refinement.py --ckpt output/models/model.pt --config bundle/configs/data/letter_b.yaml \
@@ -139,11 +139,14 @@ def main() -> None:
     if arguments.recipe:
         print(json.dumps(_measure(arguments.recipe, arguments)))
         return
-    print(f"{'recipe':10}{'s/case':>10}{'faster':>9}{'MiB':>8}{'memory':>9}{'final loss':>12}{'against':>9}", flush=True)
+    print(
+        f"{'recipe':10}{'s/case':>10}{'faster':>9}{'MiB':>8}{'memory':>9}{'final loss':>12}{'against':>9}", flush=True
+    )
     paper: dict[str, float] = {}
     for name in RECIPES:
         command = [sys.executable, __file__, *sys.argv[1:], "--recipe", name]
-        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        found = json.loads(output.splitlines()[-1])
         paper = paper or found
         print(
             f"{name:10}{found['seconds']:10.3f}{paper['seconds'] / found['seconds']:8.1f}x{found['memory']:8.0f}"

@@ -17,8 +17,9 @@ from ignite.engine import Engine
 from monai.networks.nets import UNet as MonaiUNet
 from torch import nn
 
-from atlas_istn.atlas import AtlasBuilder
+from atlas_istn.atlas import AtlasBuilder, FinalAtlas
 from atlas_istn.networks import AtlasISTN, SpatialTransformerNetwork, UNet
+from atlas_istn.refine import RefinementInferer
 
 SHAPE = (20, 16)
 Build = Callable[..., AtlasISTN]
@@ -167,3 +168,51 @@ def test_two_processes_build_the_atlas_of_one(tmp_path: Path) -> None:
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     assert torch.equal(ranks[0], ranks[1])
     torch.testing.assert_close(ranks[0], single, rtol=0, atol=1e-5)
+
+
+def shifted_rings(tiny_network: Build, ring: Callable[..., torch.Tensor]) -> tuple[AtlasISTN, list[dict[str, Any]]]:
+    """A cohort of one ring shifted by up to 2 voxels along both axes, and a network whose STN does not register it."""
+    labels = ring((24, 24))
+    moves = [(dy, dx) for dy in (-2, 0, 2) for dx in (-2, 0, 2)]
+    rings = [labels.roll(move, dims=(2, 3)) for move in moves]
+    return tiny_network((24, 24)), batches([{"image": r[0, 1:], "label": r[0]} for r in rings], 3)
+
+
+def blur(labels: torch.Tensor) -> float:
+    return float((labels * (1 - labels)).mean())
+
+
+def test_refined_registrations_rebuild_a_sharper_atlas(tiny_network: Build, ring: Callable[..., torch.Tensor]) -> None:
+    network, cohort = shifted_rings(tiny_network, ring)
+    builder = AtlasBuilder(network, cohort)
+    builder.initialise()
+    own = blur(ring((24, 24)))  # a ring has soft edges before any averaging
+    blurs = [blur(network.atlas_labels) - own]
+    for _ in range(2):
+        builder.rebuild(RefinementInferer(iterations=40, learning_rate=0.1, regularisation=0.05))
+        blurs.append(blur(network.atlas_labels) - own)
+    assert blurs[1] < 0.5 * blurs[0]
+    assert blurs[2] < blurs[1]
+    torch.testing.assert_close(network.atlas_labels.sum(dim=1), torch.ones(1, 24, 24), atol=1e-4, rtol=0)
+
+
+def test_the_final_atlas_starts_from_the_best_model_and_is_validated(
+    tiny_network: Build, ring: Callable[..., torch.Tensor], tmp_path: Path
+) -> None:
+    network, cohort = shifted_rings(tiny_network, ring)
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    best = {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1.0)  # what the training did after its best epoch
+    validator, trainer = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+    validator.run = lambda epoch: seen.append(epoch)  # type: ignore[method-assign]
+    seen: list[int] = []
+    trainer.state.device = "cpu"
+    builder = AtlasBuilder(network, cohort)
+    FinalAtlas(builder, RefinementInferer(iterations=1), str(tmp_path / "model.pt"), validator, 1).attach(trainer)
+    trainer.run([0], max_epochs=2)
+    assert seen == [2]
+    assert not torch.equal(network.atlas_labels, best["atlas_labels"])
+    for name, parameter in network.named_parameters():
+        assert torch.equal(parameter, best[name]), name

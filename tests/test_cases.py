@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from atlas_istn.errors import InputError
 from atlas_istn.io.cases import find_cases
 

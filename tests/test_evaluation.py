@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from atlas_istn.errors import InputError
 from atlas_istn.evaluation import Evaluation, read_metrics
 from atlas_istn.metrics import score_labelmap

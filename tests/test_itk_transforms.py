@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from atlas_istn.errors import InputError
-from atlas_istn.io.itk_transforms import composite_transform, write_transform
 from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
+
+from atlas_istn.errors import InputError
+from atlas_istn.io.itk_transforms import composite_transform, write_transform
 
 sitk = pytest.importorskip("SimpleITK")
 

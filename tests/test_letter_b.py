@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from atlas_istn.data.letter_b import generate_letter_b
-from atlas_istn.errors import InputError
 from monai.data import load_decathlon_datalist
 from PIL import Image
 from skimage.measure import euler_number, label
+
+from atlas_istn.data.letter_b import generate_letter_b
+from atlas_istn.errors import InputError
 
 COUNTS = {"training": 12, "validation": 3, "test": 4, "test_corrupt": 8}
 DATA = Path(os.environ.get("ATLAS_ISTN_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -11,12 +11,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.transforms import Compose, Orientation, Resize
+from PIL import Image
+
 from atlas_istn.errors import InputError
 from atlas_istn.io.cases import find_cases
 from atlas_istn.io.dicom import series_slices
 from atlas_istn.io.loading import LoadCased, read_volume
-from monai.transforms import Compose, Orientation, Resize
-from PIL import Image
 
 sitk = pytest.importorskip("SimpleITK")
 

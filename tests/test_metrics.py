@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from atlas_istn.errors import InputError
-from atlas_istn.metrics import score_labelmap
 from monai.metrics import (
     compute_average_surface_distance,
     compute_dice,
@@ -19,6 +17,9 @@ from monai.metrics import (
     compute_surface_dice,
 )
 from scipy import ndimage
+
+from atlas_istn.errors import InputError
+from atlas_istn.metrics import score_labelmap
 
 DISTANCES = ("asd", "hd", "hd95")
 SCORES = ("dice", *DISTANCES, "surface_dice")

@@ -19,15 +19,14 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from atlas_istn.errors import InputError
+from atlas_istn.files import check_writable, write_whole
 from atlas_istn.io.outputs import (
     atlas_grid_affine,
-    check_writable,
     write_csv,
     write_image,
     write_json,
     write_labelmap,
     write_transforms,
-    write_whole,
 )
 from atlas_istn.spatial import Transform
 

@@ -6,11 +6,12 @@ import itertools
 
 import numpy as np
 import pytest
-from atlas_istn.errors import InputError
-from atlas_istn.topology import Topology, label_topology, labelmap_topology
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from atlas_istn.errors import InputError
+from atlas_istn.topology import Topology, label_topology, labelmap_topology
 
 
 def _radius(shape: tuple[int, ...]) -> np.ndarray:

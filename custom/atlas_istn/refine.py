@@ -14,6 +14,7 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
+from .errors import InputError
 from .losses import registration_terms, squared_error
 from .networks import AtlasISTN
 from .spatial import Transform
@@ -61,15 +62,15 @@ class RefinementInferer(Inferer):
         subject_weight: γ*, weight of the subject → atlas term.
         regularisation: λ*.
         similarity: per-case error of two labelmaps; `atlas_istn.losses.RobustError` does not chase outliers.
-        stiff_fraction: share of the iterations over which λ falls from ``stiffness · λ*`` to λ*: the atlas first moves as
-            a whole and bends later.
+        stiff_fraction: share of the iterations over which λ falls from ``stiffness · λ*`` to λ*: the atlas first moves
+            as a whole and bends later.
         stiffness: factor on λ at the start.
         tolerance: a case has settled when its objective improved by less than this fraction over `patience` iterations.
         patience: see `tolerance`.
         amp: run the convolutions in bf16.
 
     Raises:
-        ValueError: an unknown mode.
+        InputError: an unknown mode, or no direction with a weight.
     """
 
     def __init__(
@@ -88,7 +89,9 @@ class RefinementInferer(Inferer):
         amp: bool = False,
     ) -> None:
         if mode not in ("field", "weights"):
-            raise ValueError(f'mode must be "field" or "weights", got "{mode}".')
+            raise InputError(f'refine_mode must be "field" or "weights", got "{mode}".')
+        if atlas_weight <= 0 and subject_weight <= 0:
+            raise InputError("refine_weights: beta or gamma must be positive; without both there is nothing to refine.")
         super().__init__()
         self.mode = mode
         self.iterations = iterations
@@ -103,7 +106,7 @@ class RefinementInferer(Inferer):
         self.patience = patience
         self.amp = amp
 
-    def __call__(self, inputs: Tensor, network: AtlasISTN, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, inputs: Tensor, network: AtlasISTN, *_: Any, **__: Any) -> Tensor:
         """Refined soft segmentation ``[B, Nc, *shape]`` of images ``[B, C, *shape]``."""
         return self.refine(inputs, network).segmentation
 
@@ -189,7 +192,10 @@ class RefinementInferer(Inferer):
         optimiser = torch.optim.Adam(groups)
         # A linear output layer overshoots; beyond what a labelmap can be there is nothing to fit.
         target = target.clamp(0.0, 1.0)
-        best = None
+        with torch.no_grad():
+            velocity, parameters = propose()
+        # The 1-pass, with an objective that the first iteration replaces by its real one.
+        best = _Best(velocity.clone(), parameters.clone(), torch.full((len(target),), torch.inf, device=target.device))
         curve: list[Tensor] = []
         settled = torch.full((len(target),), -1, device=target.device)
         for iteration in range(self.iterations + 1):
@@ -207,10 +213,7 @@ class RefinementInferer(Inferer):
                 penalty = self.regularisation * terms["regularisation"]
                 objective = (misfit + penalty).detach()
                 curve.append(objective)
-                if best is None:
-                    best = _Fit(velocity.detach().clone(), parameters.detach().clone(), objective, settled)
-                else:
-                    best.keep_better(velocity.detach(), parameters.detach(), objective)
+                best.keep_better(velocity.detach(), parameters.detach(), objective)
                 self._mark_settled(settled, curve, iteration)
                 if iteration == self.iterations or bool((settled >= 0).all()):
                     break
@@ -218,8 +221,8 @@ class RefinementInferer(Inferer):
                 # The cases of a batch do not interact: the gradient of a sum, each with its own parameters.
                 (misfit + self._stiffness(iteration) * penalty).sum().backward()
             optimiser.step()
-        settled[settled < 0] = iteration
-        return _Fit(best.velocity, best.parameters, best.objective, settled, torch.stack(curve))
+        settled[settled < 0] = len(curve) - 1
+        return _Fit(best.velocity, best.parameters, settled, torch.stack(curve))
 
     def _stiffness(self, iteration: int) -> float:
         span = self.stiff_fraction * self.iterations
@@ -233,14 +236,12 @@ class RefinementInferer(Inferer):
 
 
 @dataclass
-class _Fit:
-    """Best parameters of each case so far."""
+class _Best:
+    """Parameters of each case with the least objective so far."""
 
     velocity: Tensor
     parameters: Tensor
     objective: Tensor
-    iterations: Tensor
-    loss_curve: Tensor | None = None
 
     def keep_better(self, velocity: Tensor, parameters: Tensor, objective: Tensor) -> None:
         better = objective < self.objective
@@ -248,16 +249,24 @@ class _Fit:
         self.parameters[better] = parameters[better]
         self.objective = torch.minimum(objective, self.objective)
 
+
+@dataclass(frozen=True)
+class _Fit:
+    """What the optimisation of a batch ends with; `Refinement` says what the fields are."""
+
+    velocity: Tensor
+    parameters: Tensor
+    iterations: Tensor
+    loss_curve: Tensor
+
     @staticmethod
     def cat(fits: list[_Fit]) -> _Fit:
         """One batch of single cases; shorter loss curves are continued with their last value."""
-        curves = [f.loss_curve for f in fits if f.loss_curve is not None]
-        length = max(len(c) for c in curves)
-        padded = [torch.cat([c, c[-1:].expand(length - len(c), -1)]) for c in curves]
+        length = max(len(fit.loss_curve) for fit in fits)
+        curves = [torch.cat([c, c[-1:].expand(length - len(c), -1)]) for c in (fit.loss_curve for fit in fits)]
         return _Fit(
-            torch.cat([f.velocity for f in fits]),
-            torch.cat([f.parameters for f in fits]),
-            torch.cat([f.objective for f in fits]),
-            torch.cat([f.iterations for f in fits]),
-            torch.cat(padded, dim=1),
+            torch.cat([fit.velocity for fit in fits]),
+            torch.cat([fit.parameters for fit in fits]),
+            torch.cat([fit.iterations for fit in fits]),
+            torch.cat(curves, dim=1),
         )
