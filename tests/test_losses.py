@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from atlas_istn.losses import AtlasISTNLoss, registration_terms, squared_error
+from atlas_istn.losses import AtlasISTNLoss, RobustError, registration_terms, squared_error
 from atlas_istn.networks import AtlasISTN, JointForward
 from atlas_istn.spatial import Transform, exponential, resize_displacement
 
@@ -144,3 +145,27 @@ def test_gradients_reach_every_weight_and_leave_the_atlas(tiny_network: Build, r
         assert parameter.grad.isfinite().all(), name
     assert not network.atlas_labels.requires_grad
     assert not any(term.requires_grad for term in loss.terms.values())
+
+
+def test_robust_error_is_the_squared_error_where_labelmaps_nearly_agree(ring: Field) -> None:
+    labels = ring((24, 24))
+    nearby = labels + 0.01 * torch.tensor([1.0, -1.0]).reshape(1, 2, 1, 1)
+    # e = 2e-4 is 0.1 % of the scale; averaging loses what the window reaches beyond the border, a few per cent.
+    torch.testing.assert_close(RobustError()(nearby, labels), squared_error(nearby, labels), rtol=0.1, atol=0)
+
+
+def test_robust_error_bounds_what_clutter_costs_and_how_it_pulls() -> None:
+    labels = torch.zeros(1, 2, 32, 32)
+    labels[:, 0] = 1.0
+    cluttered = labels.clone()
+    cluttered[:, :, 8:24, 8:24] = torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1)
+    area = 16 * 16 / 32**2
+    assert squared_error(cluttered, labels).item() == pytest.approx(2 * area)
+    assert RobustError(scale=0.2)(cluttered, labels).item() < 0.2 * area * 1.6  # the window reaches beyond the box
+
+    def pull(error: Any) -> float:
+        prediction = labels.clone().requires_grad_()
+        error(prediction, cluttered).sum().backward()
+        return float(prediction.grad[0, 1, 16, 16].abs())
+
+    assert pull(RobustError(scale=0.2)) < 0.02 * pull(squared_error)
