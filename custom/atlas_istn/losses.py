@@ -27,8 +27,8 @@ class RobustError:
 
     With e the squared error of a voxel, summed over channels and averaged over its surroundings, the mean of
     ``e / (1 + e / scale)``. Clutter in a prediction then attracts the atlas no more than a bounded amount, while near
-    agreement it acts as `squared_error`. For the same reason it needs a start that overlaps: what the atlas does not yet
-    reach looks like clutter.
+    agreement it acts as `squared_error`. For the same reason it needs a start that overlaps: what the atlas does not
+    yet reach looks like clutter.
 
     Args:
         scale: the error that counts half, and the bound; a voxel of the wrong class has an error of 2.
