@@ -157,19 +157,23 @@ class RefinementInferer(Inferer):
     ) -> _Fit:
         if self.mode == "field":
             return self._fit_field(network, velocity, parameters, target)
-        pairs = zip(logits.split(1), target.split(1), strict=True)
-        return _Fit.cat([self._fit_weights(network, *pair) for pair in pairs])
+        cases = zip(*(batch.split(1) for batch in (logits, velocity, parameters, target)), strict=True)
+        return _Fit.cat([self._fit_weights(network, *case) for case in cases])
 
     def _fit_field(self, network: AtlasISTN, velocity: Tensor, parameters: Tensor, target: Tensor) -> _Fit:
+        start = velocity, parameters
         velocity, parameters = velocity.clone().requires_grad_(), parameters.clone().requires_grad_()
         gate = network.affine_gate
         rates = [
             {"params": [velocity], "lr": self.learning_rate},
             {"params": [parameters], "lr": self.learning_rate / 5},
         ]
-        return self._optimise(network, target, rates, lambda: (velocity, parameters * gate))
+        return self._optimise(network, start, target, rates, lambda: (velocity, parameters * gate))
 
-    def _fit_weights(self, network: AtlasISTN, logits: Tensor, target: Tensor) -> _Fit:
+    def _fit_weights(
+        self, network: AtlasISTN, logits: Tensor, velocity: Tensor, parameters: Tensor, target: Tensor
+    ) -> _Fit:
+        start = velocity, parameters
         stn = copy.deepcopy(network.stn).requires_grad_()
         inputs = torch.cat([logits[:, 1:], network.atlas_labels[:, 1:]], dim=1)
         gate = network.affine_gate
@@ -180,11 +184,12 @@ class RefinementInferer(Inferer):
             return velocity, parameters * gate
 
         rates = [{"params": list(stn.parameters()), "lr": self.learning_rate}]
-        return self._optimise(network, target, rates, propose)
+        return self._optimise(network, start, target, rates, propose)
 
     def _optimise(
         self,
         network: AtlasISTN,
+        start: tuple[Tensor, Tensor],
         target: Tensor,
         groups: list[dict[str, Any]],
         propose: Callable[[], tuple[Tensor, Tensor]],
@@ -192,10 +197,8 @@ class RefinementInferer(Inferer):
         optimiser = torch.optim.Adam(groups)
         # A linear output layer overshoots; beyond what a labelmap can be there is nothing to fit.
         target = target.clamp(0.0, 1.0)
-        with torch.no_grad():
-            velocity, parameters = propose()
-        # The 1-pass, with an objective that the first iteration replaces by its real one.
-        best = _Best(velocity.clone(), parameters.clone(), torch.full((len(target),), torch.inf, device=target.device))
+        # The 1-pass, which the first iteration evaluates: any objective is better than none.
+        best = _Best(start[0].clone(), start[1].clone(), torch.full((len(target),), torch.inf, device=target.device))
         curve: list[Tensor] = []
         settled = torch.full((len(target),), -1, device=target.device)
         for iteration in range(self.iterations + 1):
