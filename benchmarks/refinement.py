@@ -43,8 +43,8 @@ def _refine_literally(image: Tensor, network: AtlasISTN, iterations: int, regula
     network = copy.deepcopy(network)
     optimiser = torch.optim.Adam(network.stn.parameters(), lr=1e-3)
     for _ in range(iterations):
-        logits, transform = network.predict(image)
-        terms = registration_terms(transform, network.atlas_labels, logits.detach())
+        prediction, transform = network.predict(image)
+        terms = registration_terms(transform, network.atlas_labels, prediction.detach())
         optimiser.zero_grad()
         (terms["a2s"] + regularisation * terms["regularisation"]).sum().backward()
         optimiser.step()

@@ -122,7 +122,7 @@ def test_loss_is_the_weighted_sum_of_its_terms(tiny_network: Build, ring: Field,
     network = tiny_network((24, 24))
     labels = torch.cat([ring((24, 24), shift) for shift in (0.0, 2.0)])
     output = {
-        "logits": labels + 0.1,
+        "prediction": labels + 0.1,
         "velocity": smooth_field((12, 12), 2.0, sigma=3.0, batch=2).float(),
         "parameters": torch.zeros(2, 5),
     }

@@ -61,8 +61,8 @@ def test_first_prediction_is_the_identity(dim: int, tiny_network: Build) -> None
 def test_forward_is_the_one_pass_segmentation(dim: int, tiny_network: Build) -> None:
     network = disturb(tiny_network(SHAPES[dim]))
     image = torch.rand(2, 1, *SHAPES[dim])
-    logits, transform = network.predict(image)
-    assert logits.shape == (2, 2, *SHAPES[dim])
+    prediction, transform = network.predict(image)
+    assert prediction.shape == (2, 2, *SHAPES[dim])
     assert transform.atlas_to_subject().abs().max() > 0.1
     assert torch.equal(network(image), transform.to_subject(network.atlas_labels))
 
@@ -159,9 +159,9 @@ def test_joint_forward_in_bf16_yields_float32_close_to_eager(dim: int, tiny_netw
     network = tiny_network(SHAPES[dim])
     image = torch.rand(2, 1, *SHAPES[dim])
     exact, rounded = JointForward(network)(image), JointForward(network, amp=True)(image)
-    assert set(exact) == {"logits", "velocity", "parameters"}
+    assert set(exact) == {"prediction", "velocity", "parameters"}
     for name in exact:
         assert rounded[name].dtype == torch.float32
-    # bf16 has 8 bits of mantissa; logits are near 1.
-    torch.testing.assert_close(rounded["logits"], exact["logits"], rtol=0.02, atol=0.02)
-    assert not torch.equal(rounded["logits"], exact["logits"])
+    # bf16 has 8 bits of mantissa; prediction are near 1.
+    torch.testing.assert_close(rounded["prediction"], exact["prediction"], rtol=0.02, atol=0.02)
+    assert not torch.equal(rounded["prediction"], exact["prediction"])

@@ -65,8 +65,8 @@ def test_is_never_worse_than_the_one_pass(mode: str, network: AtlasISTN, images:
     for learning_rate in (None, 5.0):
         result = RefinementInferer(mode=mode, iterations=8, learning_rate=learning_rate).refine(images, network)
         assert (result.loss_curve.min(dim=0).values <= result.loss_curve[0]).all()
-        error_before = (result.one_pass - result.logits).square().mean(dim=tuple(range(1, images.ndim)))
-        error_after = (result.segmentation - result.logits).square().mean(dim=tuple(range(1, images.ndim)))
+        error_before = (result.one_pass - result.prediction).square().mean(dim=tuple(range(1, images.ndim)))
+        error_after = (result.segmentation - result.prediction).square().mean(dim=tuple(range(1, images.ndim)))
         # The misfit alone, which the kept iterate may not raise: the 1-pass here has no deformation to be relieved of.
         assert (error_after <= error_before + 1e-7).all()
 
@@ -75,7 +75,7 @@ def test_results_belong_together(mode: str, network: AtlasISTN, images: torch.Te
     result = RefinementInferer(mode=mode, iterations=4).refine(images, network)
     torch.testing.assert_close(result.segmentation, result.transform.to_subject(network.atlas_labels))
     torch.testing.assert_close(result.one_pass, network(images))
-    torch.testing.assert_close(result.logits, network.segment(images))
+    torch.testing.assert_close(result.prediction, network.segment(images))
     assert len(result.transform) == len(result.iterations) == result.loss_curve.shape[1] == len(images)
 
 

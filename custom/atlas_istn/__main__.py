@@ -4,68 +4,38 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import sys
 
 import fire
 
 from .errors import show_input_errors
 
-
-def letter_b(
-    output_dir: str,
-    num_training: int = 1000,
-    num_validation: int = 50,
-    num_test: int = 50,
-    num_corrupt: int = 50,
-    size: int = 128,
-    seed: int = 0,
-) -> None:
-    """Generate the letter B data set: warped letters in noise, with a clean and a corrupted test list.
-
-    Args:
-        output_dir: folder of the data set (MSD layout).
-        num_training: cases of the list `training`.
-        num_validation: cases of the list `validation`.
-        num_test: cases of the list `test`, clean.
-        num_corrupt: cases of the list `test_corrupt`.
-        size: pixels along each side.
-        seed: another seed gives other letters.
-    """
-    from .data.letter_b import generate_letter_b
-
-    generate_letter_b(output_dir, num_training, num_validation, num_test, num_corrupt, size, seed)
-
-
-def figure(
-    dataset_dir: str,
-    output_dir: str,
-    data_list: str = "test_corrupt",
-    path: str = "",
-    cases: int = 4,
-    initial_atlas: str = "",
-) -> None:
-    """Draw cases of an inference run: image, ITN, 1-pass, refined result, deformed grid, and the atlas.
-
-    Args:
-        dataset_dir: data set that was run.
-        output_dir: what inference wrote.
-        data_list: list of the data set.
-        path: picture to write; default `OUTPUT_DIR/figure.png`.
-        cases: number of cases to show.
-        initial_atlas: `models/initial_atlas.pt` of the training, to show the atlas before it too.
-    """
-    from .figures import draw_results
-
-    draw_results(dataset_dir, output_dir, data_list, path or f"{output_dir}/figure.png", cases, initial_atlas)
+COMMANDS = {
+    "letter_b": ("data.letter_b", "generate_letter_b", "generate the letter B data set"),
+    "figure": ("figures", "draw_results", "draw cases of an inference run and the atlas"),
+}
+"""Name → module, function and summary. Only the module of the command that is run is imported: some take seconds."""
 
 
 def main() -> None:
-    """Run a command."""
+    """Run a command, or list them."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # MONAI warns once for each image that there is no GPU decoder for DICOM.
     logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
     show_input_errors()
-    fire.Fire({"letter_b": letter_b, "figure": figure})
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in COMMANDS:
+        lines = [f"  {command:12} {summary}" for command, (_, _, summary) in COMMANDS.items()]
+        usage = "\n".join(["usage: python -m atlas_istn COMMAND [--help]", *lines])
+        if name in ("", "--help", "-h"):
+            sys.stdout.write(usage + "\n")
+            return
+        sys.exit(f"There is no command '{name}'.\n{usage}")
+    module, function, _ = COMMANDS[name]
+    command = getattr(importlib.import_module(f"atlas_istn.{module}"), function)
+    fire.Fire(command, command=sys.argv[2:], name=f"atlas_istn {name}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class AtlasEvaluator(SupervisedEvaluator):
         engine.state.output = {
             Keys.IMAGE: image,
             Keys.PRED: result.segmentation,
-            "itn": result.logits,
+            "itn": result.prediction,
             "one_pass": result.one_pass,
             "velocity": result.transform.velocity,
             "affine": result.transform.affine,

@@ -79,8 +79,8 @@ class _View:
 def draw_results(
     dataset_dir: str | Path,
     output_dir: str | Path,
-    data_list: str,
-    path: str | Path,
+    data_list: str = "test_corrupt",
+    path: str | Path = "",
     cases: int = 4,
     initial_atlas: str | Path = "",
 ) -> None:
@@ -94,7 +94,7 @@ def draw_results(
         dataset_dir: data set that was run.
         output_dir: what inference wrote.
         data_list: list of the data set.
-        path: picture to write, ``.png``, ``.pdf`` or ``.svg``.
+        path: picture to write, ``.png``, ``.pdf`` or ``.svg``; default ``OUTPUT_DIR/figure.png``.
         cases: number of cases to show.
         initial_atlas: the ``models/initial_atlas.pt`` that training wrote; with it the atlas is shown before
             and after training.
@@ -119,7 +119,7 @@ def draw_results(
     for row, case in zip(rows[1:], done, strict=True):
         values |= _draw_case(row, case, output / case["case"], dim=next(iter(atlas.values())).ndim)
     _draw_legend(rows[0][-1], sorted(values))
-    write_whole(path, lambda part: figure.savefig(part, dpi=100))
+    write_whole(path or output / "figure.png", lambda part: figure.savefig(part, dpi=100))
 
 
 def _cases(dataset: Path, data_list: str) -> list[dict[str, str]]:

@@ -8,18 +8,27 @@ import math
 from collections.abc import Callable
 
 import torch
+from monai.losses import DiceLoss
 from monai.networks.layers import GaussianFilter
 from torch import Tensor, nn
 
 from .networks import AtlasISTN
 from .spatial import Transform, mean_squared_gradient, warp
 
-__all__ = ["AtlasISTNLoss", "RobustError", "registration_terms", "squared_error"]
+__all__ = ["AtlasISTNLoss", "RobustError", "dice_cross_entropy", "registration_terms", "squared_error"]
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """Per-case squared error ``[B]``: summed over channels, averaged over voxels, so independent of the matrix size."""
     return (prediction - target).square().sum(dim=1).flatten(1).mean(dim=1)
+
+
+def dice_cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
+    """Per-case sum ``[B]`` of soft Dice loss (foreground) and cross-entropy of probabilities, as of a softmax."""
+    overlap = DiceLoss(include_background=False, reduction="none")(prediction, target).flatten(1).mean(dim=1)
+    # The small constant bounds the loss where a probability underflows.
+    cross_entropy = -(target * (prediction + 1e-6).log()).sum(dim=1).flatten(1).mean(dim=1)
+    return overlap + cross_entropy
 
 
 class RobustError:
@@ -89,6 +98,7 @@ class AtlasISTNLoss(nn.Module):
 
     Args:
         network: the network being trained; its atlas and transformation model are read, its weights are not.
+        segmentation_loss: Ls, per-case error ``[B]`` of the ITN's prediction and the labelmap; (10) by default.
         regularisation: λ on voxel-unit gradients. The papers' λ on normalised coordinates equals λ (2 / (N − 1))² here.
         deformation_weight: final value of ω.
         fade_in_epoch: epoch t0 at which ω is half its final value; 0 gives the full weight from the start.
@@ -102,6 +112,7 @@ class AtlasISTNLoss(nn.Module):
     def __init__(
         self,
         network: AtlasISTN,
+        segmentation_loss: Callable[[Tensor, Tensor], Tensor] = squared_error,
         regularisation: float = 0.5,
         deformation_weight: float = 1.0,
         fade_in_epoch: float = 0,
@@ -109,6 +120,7 @@ class AtlasISTNLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
+        self.segmentation_loss = segmentation_loss
         self.regularisation = regularisation
         self.deformation_weight = deformation_weight
         self.fade_in_epoch = fade_in_epoch
@@ -132,7 +144,7 @@ class AtlasISTNLoss(nn.Module):
         """
         transform = self.network.transform(output["velocity"], output["parameters"])
         terms = registration_terms(transform, self.network.atlas_labels, labels)
-        terms["segmentation"] = squared_error(output["logits"], labels)
+        terms["segmentation"] = self.segmentation_loss(output["prediction"], labels)
         self.terms = {name: value.detach().mean() for name, value in terms.items()}
         deformation = terms["a2s"] + terms["s2a"] + self.regularisation * terms["regularisation"]
         return (terms["segmentation"] + self.omega * deformation).mean()

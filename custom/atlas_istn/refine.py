@@ -28,7 +28,7 @@ class Refinement:
 
     Attributes:
         segmentation: refined soft labelmap ``ya ∘ Φ*⁻¹``, ``[B, Nc, *shape]``.
-        logits: the ITN's output ŷ, ``[B, Nc, *shape]``.
+        prediction: the ITN's output ŷ, ``[B, Nc, *shape]``.
         one_pass: 1-pass soft labelmap, ``[B, Nc, *shape]``.
         transform: the refined transform.
         loss_curve: objective L* per iteration and case, ``[K + 1, B]``; row 0 is the 1-pass.
@@ -37,7 +37,7 @@ class Refinement:
     """
 
     segmentation: Tensor
-    logits: Tensor
+    prediction: Tensor
     one_pass: Tensor
     transform: Transform
     loss_curve: Tensor
@@ -119,14 +119,14 @@ class RefinementInferer(Inferer):
         # Tensors made under inference_mode cannot enter autograd: leave it, and copy what came from it.
         with torch.inference_mode(False), torch.no_grad():
             image = torch.as_tensor(inputs).clone()
-            logits, velocity, parameters = self._one_pass(image, network)
+            prediction, velocity, parameters = self._one_pass(image, network)
             one_pass = network.transform(velocity, parameters).to_subject(network.atlas_labels)
-            fit = self._fit(network, logits, velocity, parameters, logits)
+            fit = self._fit(network, prediction, velocity, parameters, prediction)
             transform = network.transform(fit.velocity, fit.parameters)
             segmentation = transform.to_subject(network.atlas_labels) if self.iterations else one_pass
         return Refinement(
             segmentation,
-            logits,
+            prediction,
             one_pass,
             transform,
             fit.loss_curve,
@@ -143,21 +143,21 @@ class RefinementInferer(Inferer):
             target: soft labelmaps ``[B, Nc, *shape]``.
         """
         with torch.no_grad():
-            logits, velocity, parameters = self._one_pass(image, network)
-            fit = self._fit(network, logits, velocity, parameters, target)
+            prediction, velocity, parameters = self._one_pass(image, network)
+            fit = self._fit(network, prediction, velocity, parameters, target)
             return network.transform(fit.velocity, fit.parameters)
 
     def _one_pass(self, image: Tensor, network: AtlasISTN) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            logits = network.segment(image)
-            return logits, *network.register(logits)
+            prediction = network.segment(image)
+            return prediction, *network.register(prediction)
 
     def _fit(
-        self, network: AtlasISTN, logits: Tensor, velocity: Tensor, parameters: Tensor, target: Tensor
+        self, network: AtlasISTN, prediction: Tensor, velocity: Tensor, parameters: Tensor, target: Tensor
     ) -> _Fit:
         if self.mode == "field":
             return self._fit_field(network, velocity, parameters, target)
-        cases = zip(*(batch.split(1) for batch in (logits, velocity, parameters, target)), strict=True)
+        cases = zip(*(batch.split(1) for batch in (prediction, velocity, parameters, target)), strict=True)
         return _Fit.cat([self._fit_weights(network, *case) for case in cases])
 
     def _fit_field(self, network: AtlasISTN, velocity: Tensor, parameters: Tensor, target: Tensor) -> _Fit:
@@ -171,15 +171,15 @@ class RefinementInferer(Inferer):
         return self._optimise(network, start, target, rates, lambda: (velocity, parameters * gate))
 
     def _fit_weights(
-        self, network: AtlasISTN, logits: Tensor, velocity: Tensor, parameters: Tensor, target: Tensor
+        self, network: AtlasISTN, prediction: Tensor, velocity: Tensor, parameters: Tensor, target: Tensor
     ) -> _Fit:
         start = velocity, parameters
         stn = copy.deepcopy(network.stn).requires_grad_()
-        inputs = torch.cat([logits[:, 1:], network.atlas_labels[:, 1:]], dim=1)
+        inputs = torch.cat([prediction[:, 1:], network.atlas_labels[:, 1:]], dim=1)
         gate = network.affine_gate
 
         def propose() -> tuple[Tensor, Tensor]:
-            with torch.autocast(logits.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            with torch.autocast(prediction.device.type, dtype=torch.bfloat16, enabled=self.amp):
                 velocity, parameters = stn(inputs)
             return velocity, parameters * gate
 

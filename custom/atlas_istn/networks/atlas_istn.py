@@ -24,11 +24,13 @@ class AtlasISTN(nn.Module):
     everything else comes from named methods.
 
     Args:
-        itn: any network from ``[B, in_channels, *shape]`` to logits ``[B, num_classes, *shape]``.
+        itn: any network from ``[B, in_channels, *shape]`` to ``[B, num_classes, *shape]``.
         stn: network from ``[B, 2 (num_classes − 1), *shape]`` to velocity and affine parameters.
         spatial_size: shape of the image and of the atlas.
         num_classes: channels Nc of the labelmaps, background (channel 0) included.
         in_channels: channels of the image.
+        activation: applied to the ITN's output in float32, e.g. ``Softmax(dim=1)`` for an ITN trained by cross-entropy;
+            none, as in the paper, for one whose linear output approximates the labelmap itself.
         spacing: voxel size of the grid in millimetres; default 1.
         max_translation: bound of the translation, as a fraction of half the image's extent.
         max_rotation: bound of the rotation (of each component of the rotation vector) in radians.
@@ -53,6 +55,7 @@ class AtlasISTN(nn.Module):
         spatial_size: Sequence[int],
         num_classes: int,
         in_channels: int = 1,
+        activation: nn.Module | None = None,
         spacing: Sequence[float] | None = None,
         max_translation: float = 1.0,
         max_rotation: float = 0.785,
@@ -62,6 +65,7 @@ class AtlasISTN(nn.Module):
         super().__init__()
         self.itn = itn
         self.stn = stn
+        self.activation = activation or nn.Identity()
         self.squarings = squarings
         self.spacing = [float(s) for s in (spacing or [1.0] * len(spatial_size))]
         _check_itn(itn, in_channels, num_classes, spatial_size)
@@ -81,13 +85,13 @@ class AtlasISTN(nn.Module):
         )
 
     def segment(self, image: Tensor) -> Tensor:
-        """Logits ŷ ``[B, Nc, *shape]`` of the ITN, float32."""
-        return self.itn(image).float()
+        """Prediction ŷ ``[B, Nc, *shape]`` of the ITN, float32."""
+        return self.activation(self.itn(image).float())
 
-    def register(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def register(self, prediction: Tensor) -> tuple[Tensor, Tensor]:
         """Velocity ``[B, dim, *half]`` and raw affine parameters ``[B, P]`` between atlas and prediction."""
-        atlas = self.atlas_labels[:, 1:].expand_as(logits[:, 1:])
-        velocity, parameters = self.stn(torch.cat([logits[:, 1:], atlas], dim=1))
+        atlas = self.atlas_labels[:, 1:].expand_as(prediction[:, 1:])
+        velocity, parameters = self.stn(torch.cat([prediction[:, 1:], atlas], dim=1))
         return velocity, parameters * self.affine_gate
 
     def affine(self, parameters: Tensor) -> Tensor:
@@ -102,9 +106,9 @@ class AtlasISTN(nn.Module):
 
     @torch.jit.unused
     def predict(self, image: Tensor) -> tuple[Tensor, Transform]:
-        """ITN logits and the 1-pass transform of images ``[B, C, *shape]``."""
-        logits = self.segment(image)
-        return logits, self.transform(*self.register(logits))
+        """Prediction of the ITN and the 1-pass transform of images ``[B, C, *shape]``."""
+        prediction = self.segment(image)
+        return prediction, self.transform(*self.register(prediction))
 
     def forward(self, image: Tensor) -> Tensor:
         """The 1-pass segmentation ``ya ∘ Φ⁻¹``, soft channels ``[B, Nc, *shape]``."""
@@ -128,11 +132,11 @@ class JointForward(nn.Module):
         self.amp = amp
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """``{"logits", "velocity", "parameters"}`` of a batch of images."""
+        """``{"prediction", "velocity", "parameters"}`` of a batch of images."""
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            logits = self.network.segment(image)
-            velocity, parameters = self.network.register(logits)
-        return {"logits": logits, "velocity": velocity, "parameters": parameters}
+            prediction = self.network.segment(image)
+            velocity, parameters = self.network.register(prediction)
+        return {"prediction": prediction, "velocity": velocity, "parameters": parameters}
 
 
 def _check_itn(itn: nn.Module, in_channels: int, num_classes: int, spatial_size: Sequence[int]) -> None:
