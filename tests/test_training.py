@@ -201,6 +201,25 @@ def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path: Path) -
     assert (layer.weight == 2).all()
 
 
+def test_a_better_model_found_after_the_last_epoch_is_known_when_resumed(
+    tiny_network: Build, tmp_path: Path
+) -> None:
+    best = BestModel(tiny_network((16, 16)), str(tmp_path / "model.pt"))
+    engine = Engine(lambda engine, batch: None)
+
+    @engine.on(Events.EPOCH_COMPLETED)
+    def validate() -> None:
+        best.metric = 0.8
+
+    @engine.on(Events.COMPLETED)
+    def final_atlas() -> None:
+        best.metric = 0.9
+
+    TrainingCheckpoint(str(tmp_path), {"best": best}).attach(engine)
+    engine.run([0], max_epochs=1)
+    assert torch.load(tmp_path / "checkpoint_1.pt", weights_only=True)["best"]["metric"] == 0.9
+
+
 def validated(scores: list[float]) -> tuple[Engine, Engine]:
     """A trainer of many epochs and a validator that it runs after each, whose key metric follows the scores."""
     trainer, validator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)

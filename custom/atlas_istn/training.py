@@ -56,6 +56,15 @@ class TrainingCheckpoint:
             checkpoint = Checkpoint(self.objects, saver, n_saved=None, **names)
             engine.add_event_handler(Events.EPOCH_COMPLETED, checkpoint)
             engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: self._remove_others(checkpoint))
+            engine.add_event_handler(Events.COMPLETED, self._save_best)
+
+    def _save_best(self) -> None:
+        """What came after the last epoch may have found a better model: a longer, resumed run has to know its score."""
+        path = self.newest()
+        if path is not None and "best" in self.objects:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            state["best"] = self.objects["best"].state_dict()
+            write_whole(path, lambda part: torch.save(state, part))
 
     def _remove_others(self, checkpoint: Checkpoint) -> None:
         """Keep the file just written alone. Ignite would remove the old one first, and an interruption lose both."""
