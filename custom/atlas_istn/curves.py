@@ -1,0 +1,77 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""A picture of a training: the loss terms and the validation of ITN, 1-pass and refined result against the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .errors import InputError
+from .files import write_whole
+
+__all__ = ["draw_curves", "read_curves"]
+
+Curve = dict[int, float]  # epoch → value
+
+
+def draw_curves(output_dir: str | Path, path: str | Path = "") -> Path:
+    """Draw the curves that a training has logged so far.
+
+    Args:
+        output_dir: the training's output folder.
+        path: picture to write, ``.png``, ``.pdf`` or ``.svg``; default ``OUTPUT_DIR/curves.png``.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        InputError: the folder holds no logged training, or the picture cannot be written.
+    """
+    curves = read_curves(Path(output_dir) / "tensorboard")
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    losses, scores = figure.subplots(1, 2)
+    _draw(losses, _group(curves, "loss/"), "loss term")
+    losses.set_yscale("log")
+    _draw(scores, _group(curves, "validation/"), "validation, mean Dice", marker="o")
+    target = Path(path) if path else Path(output_dir) / "curves.png"
+    write_whole(target, lambda part: figure.savefig(part, dpi=120))
+    return target
+
+
+def read_curves(log_dir: str | Path) -> dict[str, Curve]:
+    """Everything scalar that `TensorBoardLog` wrote: name → epoch → value.
+
+    A resumed training has several event files; of an epoch that was done twice the later one counts.
+
+    Raises:
+        InputError: there is nothing to read.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # loading it takes a second
+
+    curves: dict[str, Curve] = {}
+    for file in sorted(Path(log_dir).glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime):
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
+        for name in events.Tags()["scalars"]:
+            curves.setdefault(name, {}).update({event.step: event.value for event in events.Scalars(name)})
+    if not curves:
+        raise InputError(f"{log_dir}: no logged training found. Give the output_dir of a training.")
+    return curves
+
+
+def _group(curves: Mapping[str, Curve], prefix: str) -> dict[str, Curve]:
+    return {name.removeprefix(prefix): curve for name, curve in curves.items() if name.startswith(prefix)}
+
+
+def _draw(axes: Axes, curves: Mapping[str, Curve], title: str, marker: str = "") -> None:
+    for name, curve in curves.items():
+        epochs: Sequence[int] = sorted(curve)
+        axes.plot(epochs, [curve[epoch] for epoch in epochs], label=name, marker=marker, markersize=3)
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("epoch")
+    axes.grid(alpha=0.3)
+    if curves:
+        axes.legend(fontsize=8, frameon=False)

@@ -1,0 +1,44 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The picture of a training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from atlas_istn.curves import draw_curves, read_curves
+from atlas_istn.errors import InputError
+
+
+def log(folder: Path, suffix: str, values: dict[int, float]) -> None:
+    with SummaryWriter(str(folder / "tensorboard"), filename_suffix=suffix) as writer:
+        for epoch, value in values.items():
+            writer.add_scalar("loss/a2s", value, epoch)
+            writer.add_scalar("validation/refine_dice", 1 - value, epoch)
+
+
+def test_a_resumed_training_is_one_curve(tmp_path: Path) -> None:
+    log(tmp_path, ".first", {1: 0.5, 2: 0.4, 3: 0.35})
+    log(tmp_path, ".second", {3: 0.25, 4: 0.125})
+    curves = read_curves(tmp_path / "tensorboard")
+    assert set(curves) == {"loss/a2s", "validation/refine_dice"}
+    # TensorBoard keeps float32.
+    assert curves["loss/a2s"] == pytest.approx({1: 0.5, 2: 0.4, 3: 0.25, 4: 0.125}, abs=1e-6)
+
+
+def test_the_picture_shows_the_curves(tmp_path: Path) -> None:
+    log(tmp_path, "", {1: 0.5, 2: 0.25})
+    picture = np.asarray(Image.open(draw_curves(tmp_path)).convert("RGB")).astype(int)
+    coloured = np.ptp(picture, axis=2) > 60  # frames, text and grid are grey
+    halves = np.array_split(coloured, 2, axis=1)
+    assert all(half.sum() > 100 for half in halves)
+
+
+def test_a_folder_without_a_training_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no logged training found"):
+        draw_curves(tmp_path)
