@@ -14,15 +14,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
 
 import atlas_istn
 import atlas_istn.errors
 from atlas_istn.data.letter_b import generate_letter_b
+from atlas_istn.export import export_itn, load_network
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "bundle" / "configs"
 SCHEMA = ROOT.parent / "shared" / "tools" / "meta_schema_20240725.json"
+SHAPE = (48, 64, 48)
 SMALL = {
     "spatial_size": [32, 32],
     "spacing": [2.0, 2.0],
@@ -50,6 +52,24 @@ def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of the shipped configuration that were never trained; an atlas of two boxes."""
+    torch.manual_seed(0)
+    parser = ConfigParser()
+    parser.read_config(str(CONFIGS / "inference.yaml"))
+    network = parser.get_parsed_content("network_def")
+    classes = torch.zeros(SHAPE, dtype=torch.long)
+    classes[16:32, 32:48, 16:32], classes[16:32, 16:32, 16:32] = 1, 2
+    network.atlas_labels.copy_(torch.nn.functional.one_hot(classes, 3).movedim(-1, 0)[None])
+    with torch.no_grad():
+        for weight in network.stn.parameters():  # they start out as the identity
+            weight.add_(0.05 * torch.randn_like(weight))
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
 def metadata() -> dict:
     return json.loads((CONFIGS / "metadata.json").read_text())
 
@@ -62,11 +82,46 @@ def train_workflow(dataset_dir: Path, output_dir: Path) -> ConfigWorkflow:
     return workflow
 
 
-def test_metadata_fits_the_schema(metadata):
-    jsonschema = pytest.importorskip("jsonschema")
+def test_metadata_fits_the_schema():
     if not SCHEMA.is_file():
         pytest.skip(f"no metadata schema beside the project ({SCHEMA.name})")
-    jsonschema.validate(metadata, json.loads(SCHEMA.read_text()))
+    verify_metadata(meta_file=str(CONFIGS / "metadata.json"), filepath=str(SCHEMA))
+
+
+def test_metadata_describes_input_and_output_of_the_network():
+    files = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.yaml")}
+    verify_net_in_out(net_id="network_def", device="cpu", **files)
+
+
+def test_torchscript_gives_the_same_segmentation(model, tmp_path):
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(tmp_path / "model.ts"),
+        ckpt_file=str(model),
+        meta_file=str(CONFIGS / "metadata.json"),
+        config_file=[str(CONFIGS / "inference.yaml")],
+    )
+    network, image = load_network(CONFIGS / "inference.yaml", model).eval(), torch.rand(1, 1, *SHAPE)
+    scripted = torch.jit.load(tmp_path / "model.ts")
+    with torch.no_grad():
+        expected = network(image)
+        assert float((expected - network.atlas_labels).abs().max()) > 0.1  # it has moved the atlas
+        torch.testing.assert_close(scripted(image), expected, atol=1e-5, rtol=0)  # the same float32 operations
+
+
+def test_onnx_gives_the_same_prediction(model, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    export_itn(str(tmp_path / "itn.onnx"), str(CONFIGS / "inference.yaml"), str(model))
+    session = onnxruntime.InferenceSession(tmp_path / "itn.onnx")
+    network = load_network(CONFIGS / "inference.yaml", model).eval()
+    for batch in (1, 2):
+        image = torch.rand(batch, 1, *SHAPE)
+        with torch.no_grad():
+            expected = network.segment(image)
+        (prediction,) = session.run(None, {"image": image.numpy()})
+        # Sums over thousands of float32 numbers in another order.
+        torch.testing.assert_close(torch.from_numpy(prediction), expected, atol=1e-4, rtol=0)
 
 
 def test_metadata_has_the_version_of_the_package(metadata):
@@ -81,6 +136,8 @@ def test_metadata_names_the_versions_that_were_tested(metadata):
     assert {name: pins[name] for name in own} == own
     required = metadata["required_packages_version"]
     assert {name: pins[name] for name in required} == required
+    listed = (ROOT / "pyproject.toml").read_text().split("\ndependencies = [")[1].split("]")[0]
+    assert set(re.findall(r'"([\w-]+)', listed)) == {*required, *own} - {"numpy"}
 
 
 def test_metadata_describes_the_network_of_the_config(metadata):
@@ -105,6 +162,18 @@ def test_inference_has_the_properties_of_a_bundle(letters):
     assert workflow.check_properties() == []
 
 
+def test_options_of_a_client_reach_the_inferer():
+    """MONAI Label replaces the values of `displayable_configs` and parses the config again."""
+    parser = ConfigParser()
+    parser.read_config(str(CONFIGS / "inference.yaml"))
+    shown = parser.get_parsed_content("displayable_configs")
+    assert shown == {"refine_iterations": 50, "refine_mode": "field", "refine_lambda": 0.1}
+    parser["displayable_configs"].update({"refine_iterations": 3, "refine_mode": "weights", "refine_lambda": 0.7})
+    parser.parse()
+    inferer = parser.get_parsed_content("inferer")
+    assert (inferer.iterations, inferer.mode, inferer.regularisation) == (3, "weights", 0.7)
+
+
 def test_two_processes_count_each_case_once(letters, tmp_path):
     settings = {**SMALL, "dataset_dir": str(letters), "output_dir": str(tmp_path / "two")}
     configs = [str(CONFIGS / name) for name in ("train.yaml", "data/letter_b.yaml", "multi_gpu_train.yaml")]
@@ -117,7 +186,7 @@ def test_two_processes_count_each_case_once(letters, tmp_path):
     assert (tmp_path / "two" / "models" / "model.pt").is_file()
 
     workflow = train_workflow(letters, tmp_path / "one")
-    cases = workflow.parser.get_parsed_content("train#cases")
+    cases = workflow.parser.get_parsed_content("train#dataset")
     mean = torch.stack([torch.as_tensor(case["label"]) for case in cases]).mean(dim=0)
     atlas = torch.load(tmp_path / "two" / "models" / "initial_atlas.pt", weights_only=True)
     # Sums of 5 float32 numbers in another order.
