@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,13 @@ class AtlasISTN(nn.Module):
     The atlas is held in buffers, so that one state dict is the whole model. `forward` returns the 1-pass segmentation;
     everything else comes from named methods.
 
+    Either part may be left out, as in the paper's baselines: without STN the ITN's prediction is the segmentation
+    (U-net); without ITN the STN registers the atlas image to the image itself (VML).
+
     Args:
-        itn: any network from ``[B, in_channels, *shape]`` to ``[B, num_classes, *shape]``.
-        stn: network from ``[B, 2 (num_classes − 1), *shape]`` to velocity and affine parameters.
+        itn: any network from ``[B, in_channels, *shape]`` to ``[B, num_classes, *shape]``, or None.
+        stn: network from ``[B, 2 (num_classes − 1), *shape]``, without ITN ``[B, 2 in_channels, *shape]``, to velocity
+            and affine parameters; or None.
         spatial_size: shape of the image and of the atlas.
         num_classes: channels Nc of the labelmaps, background (channel 0) included.
         in_channels: channels of the image.
@@ -42,6 +46,8 @@ class AtlasISTN(nn.Module):
     """
 
     if TYPE_CHECKING:  # for the type checker alone: TorchScript cannot read postponed annotations of buffers
+        itn: Any
+        stn: Any
         atlas_image: Tensor
         atlas_labels: Tensor
         affine_gate: Tensor
@@ -50,8 +56,8 @@ class AtlasISTN(nn.Module):
 
     def __init__(
         self,
-        itn: nn.Module,
-        stn: nn.Module,
+        itn: nn.Module | None,
+        stn: nn.Module | None,
         spatial_size: Sequence[int],
         num_classes: int,
         in_channels: int = 1,
@@ -68,7 +74,8 @@ class AtlasISTN(nn.Module):
         self.activation = activation or nn.Identity()
         self.squarings = squarings
         self.spacing = [float(s) for s in (spacing or [1.0] * len(spatial_size))]
-        _check_itn(itn, in_channels, num_classes, spatial_size)
+        if itn is not None:
+            _check_itn(itn, in_channels, num_classes, spatial_size)
         dim = len(spatial_size)
         self.register_buffer("atlas_image", torch.zeros(1, in_channels, *spatial_size))
         self.register_buffer("atlas_labels", torch.zeros(1, num_classes, *spatial_size))
@@ -83,15 +90,24 @@ class AtlasISTN(nn.Module):
             torch.cat([max_translation * extent, max_rotation * rotation, torch.full((dim,), max_log_scale)]),
             persistent=False,
         )
+        # Convolutions are fastest with channels last. Set here, since some hosts build the network by themselves, and
+        # in another order their results would differ in the last bits.
+        self.to(memory_format=torch.channels_last if dim == 2 else torch.channels_last_3d)  # type: ignore[call-overload]
 
     def segment(self, image: Tensor) -> Tensor:
         """Prediction ŷ ``[B, Nc, *shape]`` of the ITN, float32."""
         return self.activation(self.itn(image).float())
 
-    def register(self, prediction: Tensor) -> tuple[Tensor, Tensor]:
-        """Velocity ``[B, dim, *half]`` and raw affine parameters ``[B, P]`` between atlas and prediction."""
-        atlas = self.atlas_labels[:, 1:].expand_as(prediction[:, 1:])
-        velocity, parameters = self.stn(torch.cat([prediction[:, 1:], atlas], dim=1))
+    def register(self, subject: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity ``[B, dim, *half]`` and raw affine parameters ``[B, P]`` between atlas and subject.
+
+        The subject is the ITN's prediction ``[B, Nc, *shape]``, or the image ``[B, C, *shape]`` where there is no ITN.
+        """
+        if self.itn is None:
+            atlas = self.atlas_image
+        else:
+            subject, atlas = subject[:, 1:], self.atlas_labels[:, 1:]
+        velocity, parameters = self.stn(torch.cat([subject, atlas.expand_as(subject)], dim=1))
         return velocity, parameters * self.affine_gate
 
     def affine(self, parameters: Tensor) -> Tensor:
@@ -110,9 +126,25 @@ class AtlasISTN(nn.Module):
         prediction = self.segment(image)
         return prediction, self.transform(*self.register(prediction))
 
+    @torch.jit.unused
+    def parts(self, image: Tensor) -> dict[str, Tensor]:
+        """What ITN and STN yield in one pass: ``{"prediction", "velocity", "parameters"}``, as far as they exist."""
+        parts: dict[str, Tensor] = {}
+        subject = image
+        if self.itn is not None:
+            subject = parts["prediction"] = self.segment(image)
+        if self.stn is not None:
+            parts["velocity"], parts["parameters"] = self.register(subject)
+        return parts
+
     def forward(self, image: Tensor) -> Tensor:
-        """The 1-pass segmentation ``ya ∘ Φ⁻¹``, soft channels ``[B, Nc, *shape]``."""
-        velocity, parameters = self.register(self.segment(image))
+        """The 1-pass segmentation ``ya ∘ Φ⁻¹``, soft channels ``[B, Nc, *shape]``; without STN the prediction."""
+        subject = image
+        if self.itn is not None:
+            subject = self.segment(image)
+        if self.stn is None:
+            return subject
+        velocity, parameters = self.register(subject)
         deformation = resize_displacement(exponential(-velocity, self.squarings), list(self.atlas_labels.shape[2:]))
         displacement = atlas_to_subject_displacement(deformation, self.affine(parameters), self.spacing)
         return warp(self.atlas_labels, displacement)
@@ -132,11 +164,9 @@ class JointForward(nn.Module):
         self.amp = amp
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """``{"prediction", "velocity", "parameters"}`` of a batch of images."""
+        """The network's `parts` for a batch of images."""
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            prediction = self.network.segment(image)
-            velocity, parameters = self.network.register(prediction)
-        return {"prediction": prediction, "velocity": velocity, "parameters": parameters}
+            return self.network.parts(image)
 
 
 def _check_itn(itn: nn.Module, in_channels: int, num_classes: int, spatial_size: Sequence[int]) -> None:
