@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..files import write_whole
 
-__all__ = ["generate_letter_b"]
+__all__ = ["base_coordinates", "generate_letter_b"]
 
 logger = logging.getLogger(__name__)
 
@@ -97,19 +97,41 @@ def generate_letter_b(
 
 def _draw(list_name: str, index: int, size: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draws the image and the label map of one case, both [size, size]."""
-    rng = np.random.default_rng([seed, list(FOLDER_ENDINGS).index(list_name), index])
-    letter = _deformed_letter(rng, size)
-    while not _is_letter_b(letter):
-        letter = _deformed_letter(rng, size)
+    rng = _random_state(list_name, index, seed)
+    letter = _in_base_letter(_draw_coordinates(rng, size))
     bright = _with_clutter(rng, letter) if list_name == "test_corrupt" else letter
     image = np.where(bright, FOREGROUND, BACKGROUND) + rng.normal(0.0, NOISE_SD, letter.shape)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8), letter.astype(np.uint8) * 255
 
 
-def _deformed_letter(rng: np.random.Generator, size: int) -> Mask:
-    """Looks up each pixel of a randomly deformed letter in the base letter, which has a formula and no pixels."""
+def base_coordinates(list_name: str, index: int, size: int = 128, seed: int = 0) -> Points:
+    """The true correspondence of a case: where each of its pixels comes from in the base letter.
+
+    Two pixels of two cases correspond if they come from the same place.
+
+    Args:
+        list_name: `training`, `validation`, `test` or `test_corrupt`.
+        index: place in the list, from 0.
+        size: height and width of the images in pixels.
+        seed: that of the data set.
+
+    Returns:
+        `[2, size, size]`, (y, x) in pixels of a 128 x 128 image.
+    """
+    return _draw_coordinates(_random_state(list_name, index, seed), size)
+
+
+def _random_state(list_name: str, index: int, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, list(FOLDER_ENDINGS).index(list_name), index])
+
+
+def _draw_coordinates(rng: np.random.Generator, size: int) -> Points:
+    """Draws deformations until one leaves the letter a B: the place of each pixel in the base letter."""
     pixels = np.indices((size, size)) * (REFERENCE_SIZE / size)
-    return _in_base_letter(_move_affinely(rng, pixels + _free_form_displacement(rng, size)))
+    while True:
+        points = _move_affinely(rng, pixels + _free_form_displacement(rng, size))
+        if _is_letter_b(_in_base_letter(points)):
+            return points
 
 
 def _move_affinely(rng: np.random.Generator, points: Points) -> Points:
