@@ -4,10 +4,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -77,12 +82,17 @@ def write_series() -> Callable[..., np.ndarray]:
     """A function that writes an MR series of 6 slices, 5 rows × 4 columns, 2 mm apart, and returns them [z, y, x].
 
     ``edit(index, tags)`` may change the tags of a slice, or return False to leave it out. File names are in
-    reverse order.
+    reverse order. Other ``pixels`` [z, y, x] can be given.
     """
 
-    def write(folder: Path, edit: Callable[[int, Tags], bool | None] = lambda index, tags: None) -> np.ndarray:
+    def write(
+        folder: Path,
+        edit: Callable[[int, Tags], bool | None] = lambda index, tags: None,
+        pixels: np.ndarray | None = None,
+    ) -> np.ndarray:
         folder.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(0).integers(0, 1000, (6, 5, 4)).astype(np.uint16)
+        if pixels is None:
+            pixels = np.random.default_rng(0).integers(0, 1000, (6, 5, 4)).astype(np.uint16)
         series = generate_uid()
         for index, plane in enumerate(pixels):
             tags: Tags = {
@@ -95,10 +105,44 @@ def write_series() -> Callable[..., np.ndarray]:
                 "SamplesPerPixel": 1,
             }
             if edit(index, tags) is not False:
-                _write_slice(folder / f"{9 - index}.dcm", plane, tags)
+                _write_slice(folder / f"{len(pixels) + 3 - index}.dcm", plane, tags)
         return pixels
 
     return write
+
+
+@pytest.fixture
+def read_segmentation() -> Callable[..., np.ndarray]:
+    """A function that reads a DICOM SEG by highdicom or dcmqi and returns its classes on a grid, by positions alone."""
+
+    def read(path: Path, affine: np.ndarray, shape: tuple[int, ...], reader: str = "highdicom") -> np.ndarray:
+        frames = _with_highdicom(path) if reader == "highdicom" else _with_dcmqi(path)
+        voxels = np.argwhere(np.ones(frames.shape, dtype=bool))
+        targets = nib.affines.apply_affine(np.linalg.inv(affine) @ frames.affine, voxels)
+        indices = targets.round().astype(int)
+        np.testing.assert_allclose(targets, indices, atol=0.01)  # frames lie on the grid; positions are decimals
+        classes = np.zeros(shape, dtype=int)
+        classes[tuple(indices.T)] = np.asanyarray(frames.dataobj).reshape(-1)
+        return classes
+
+    return read
+
+
+def _with_highdicom(path: Path) -> nib.Nifti1Image:
+    highdicom = pytest.importorskip("highdicom")
+    volume = highdicom.seg.segread(path).get_volume(combine_segments=True, allow_missing_positions=True)
+    return nib.Nifti1Image(volume.array, np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine)
+
+
+def _with_dcmqi(path: Path) -> nib.Nifti1Image:
+    tool = shutil.which("segimage2itkimage", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if tool is None:
+        pytest.skip("dcmqi is not installed")
+    folder = path.parent / f"{path.stem}_dcmqi"
+    folder.mkdir()
+    options = ["--outputType", "nifti", "--mergeSegments", "--inputDICOM", path, "--outputDirectory", folder]
+    subprocess.run([tool, *map(str, options)], check=True, capture_output=True)
+    return nib.load(next(folder.glob("*.nii.gz")))
 
 
 def _write_slice(path: Path, plane: np.ndarray, tags: Tags) -> None:

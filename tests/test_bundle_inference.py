@@ -11,9 +11,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ SOLID = {
     "spatial_size": list(SIZE),
     "spacing": [1.0, 1.0, 1.0],
     "itn": "$torch.nn.Sequential(torch.nn.Conv3d(1, 3, 1), torch.nn.ReLU(), torch.nn.Conv3d(3, 3, 1))",
+    "itn_activation": None,  # the ITN made by hand yields the labelmap itself
     "stn#channels": [8, 16],
     "refine_iterations": 30,
     "refine_weights": {"beta": 1.0, "gamma": 0.0, "lambda": 0.5},
@@ -51,6 +53,7 @@ SOLID = {
 PLANE = {
     "spatial_size": [32, 32],
     "itn": "$torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(2, 2, 1))",
+    "itn_activation": None,  # the ITN made by hand yields the labelmap itself
     "stn#channels": [8, 16],
     "refine_iterations": 30,
     "refine_weights": {"beta": 1.0, "gamma": 0.0, "lambda": 0.5},
@@ -312,6 +315,8 @@ def test_reports_say_what_happened(solved: Path) -> None:
     assert 0 < report["iterations"] <= SOLID["refine_iterations"]
     assert report["min_jacobian"] > 0
     assert report["folded_fraction"] == 0
+    assert 0.95 < report["ic_dice"] <= 1
+    assert 0 <= report["mice"] < 0.1
     assert report["topology"]["anterior"] == {"components": 1, "holes": 0, "cavities": 0}
     assert not report["warnings"]
     assert any("larger" in text for text in json.loads((solved / "large" / "large.json").read_text())["warnings"])
@@ -665,7 +670,7 @@ def stacked(*files: str) -> ConfigParser:
 @pytest.mark.parametrize("data", DATA_CONFIGS)
 def test_training_and_inference_build_the_same_network(data: str) -> None:
     training, inference = stacked("train.yaml", data), stacked("inference.yaml", data)
-    for name in ("network_def", "itn", "stn", "memory_format", "network"):
+    for name in ("network_def", "itn", "stn", "network"):
         assert training.get(name) == inference.get(name), name
     ours, theirs = (parser.get_parsed_content("network_def") for parser in (training, inference))
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
@@ -699,6 +704,28 @@ def test_a_real_series_gives_nifti_on_its_grid(tmp_path: Path, solid_model: Path
     folder = DATA / "hippocampus_dicom" / "Study1"
     infer(folder, tmp_path, solid_model, **{**SOLID, "refine_iterations": 2})
     _same_grid_as_series(folder, tmp_path / "Study1" / "Study1_seg.nii.gz")
+
+
+@pytest.mark.skipif(not (DATA / "hippocampus_dicom").is_dir(), reason=f"no real data in {DATA}: set ATLAS_ISTN_DATA")
+def test_a_real_series_gives_dicom_seg_with_the_voxels_of_the_nifti(
+    subjects: Path, tmp_path: Path, solid_model: Path, read_segmentation: Callable[..., np.ndarray]
+) -> None:
+    shutil.copytree(DATA / "hippocampus_dicom" / "Study1", tmp_path / "data" / "Study1")
+    shutil.copy(subjects / "small.nii.gz", tmp_path / "data")  # no series, so it gets NIfTI alone
+    settings = {**SOLID, "refine_iterations": 2, "output_format": "dicom_seg"}
+    output = infer(tmp_path / "data", tmp_path / "out", solid_model, **settings)
+    assert [path.name for path in output.rglob("*.dcm")] == ["Study1_seg.dcm"]
+    assert (output / "small" / "small_seg.nii.gz").is_file()
+    labels = nib.load(output / "Study1" / "Study1_seg.nii.gz")
+    expected = np.asanyarray(labels.dataobj)
+    assert set(np.unique(expected)) == {0, 1, 2}
+    segmentation = read_segmentation(output / "Study1" / "Study1_seg.dcm", labels.affine, labels.shape)
+    np.testing.assert_array_equal(segmentation, expected)
+
+
+@pytest.mark.parametrize(("chosen", "message"), [("dicom_seg", "none of the images is a DICOM"), ("dicom", "unknown")])
+def test_dicom_seg_is_for_dicom(subjects: Path, solid_model: Path, tmp_path: Path, chosen: str, message: str) -> None:
+    assert message in mistake(subjects, tmp_path, solid_model, **{**SOLID, "output_format": chosen})
 
 
 @pytest.mark.skipif(not (DATA / "hippocampus").is_dir(), reason=f"no real data in {DATA}: set ATLAS_ISTN_DATA")

@@ -17,7 +17,8 @@ from atlas_istn.evaluation import Evaluation, read_metrics
 from atlas_istn.metrics import score_labelmap
 
 NUMBERS = ["dice", "asd", "hd", "hd95", "surface_dice", "components", "holes"]
-COLUMNS = ["case", "result", "label", *NUMBERS, "empty_prediction", "empty_reference"]
+REQUIRED = ["case", "result", "label", *NUMBERS, "empty_prediction", "empty_reference"]
+COLUMNS = [*REQUIRED, "ic_dice", "mice"]
 RESULTS = ("itn", "one_pass", "refine")
 
 
@@ -61,8 +62,8 @@ def test_csv_has_the_documented_columns_and_empty_fields_for_nan(tmp_path: Path)
     evaluation.write(tmp_path / "new" / "folder")
     header, first, second = csv.reader((tmp_path / "new" / "folder" / "metrics.csv").open(newline=""))
     assert header == COLUMNS
-    assert first == ["c1", "refine", "a", "0.5", "1.0", "4.0", "2.0", "0.75", "1", "0", "False", "False"]
-    assert second == ["c1", "refine", "b", *[""] * 7, "True", "True"]
+    assert first == ["c1", "refine", "a", "0.5", "1.0", "4.0", "2.0", "0.75", "1", "0", "False", "False", "", ""]
+    assert second == ["c1", "refine", "b", *[""] * 7, "True", "True", "", ""]
 
 
 def test_csv_round_trip_is_exact_and_typed(tmp_path: Path) -> None:
@@ -157,6 +158,30 @@ def test_evaluating_a_case_again_replaces_its_rows() -> None:
     assert [(row["label"], row["dice"]) for row in evaluation.rows] == [("a", 0.9)]
 
 
+def test_inverse_consistency_of_the_results_that_have_it(tmp_path: Path) -> None:
+    evaluation = Evaluation()
+    for case, error in (("c1", 0.02), ("c2", 0.04)):
+        evaluation.add(case, "itn", [_row("a"), _row("b")])
+        evaluation.add(case, "refine", [_row("a", ic_dice=0.99, mice=error), _row("b", ic_dice=1 - error, mice=error)])
+    results = evaluation.summary()["results"]
+    assert results["refine"]["mean"]["mice"]["mean"] == pytest.approx(0.03)
+    assert results["refine"]["labels"]["b"]["ic_dice"]["mean"] == pytest.approx(0.97)
+    assert results["refine"]["mean"]["ic_dice"]["mean"] == pytest.approx(0.98)
+    assert results["itn"]["mean"]["mice"]["n"] == 0
+    assert "Inverse consistency, Dice and error [voxel]: refine 0.980, 0.030" in evaluation.table()
+    evaluation.write(tmp_path)
+    assert Evaluation.from_csv(tmp_path / "metrics.csv").table() == evaluation.table()
+
+
+def test_tables_without_inverse_consistency_are_read(tmp_path: Path) -> None:
+    """What another tool scored is compared too."""
+    path = tmp_path / "metrics.csv"
+    path.write_text(",".join(REQUIRED) + "\nc1,nnunet,a,0.9,1,1,1,1,1,0,False,False\n")
+    (row,) = read_metrics(path)
+    assert row["dice"] == 0.9
+    assert math.isnan(row["mice"])
+
+
 def test_a_case_either_counts_or_failed() -> None:
     evaluation = Evaluation()
     evaluation.add("c1", "itn", [_row("a")])
@@ -224,7 +249,7 @@ def test_unwritable_output_is_refused(tmp_path: Path) -> None:
     [
         (None, "expected a readable metrics.csv"),
         ("", "found no column case, result"),
-        (",".join(COLUMNS[:-1]) + "\n", "found no column empty_reference"),
+        (",".join(REQUIRED[:-1]) + "\n", "found no column empty_reference"),
         (",".join(COLUMNS) + "\nc1,itn,a,high,1,1,1,1,1,0,False,False\n", "line 2: column dice cannot hold 'high'"),
         (",".join(COLUMNS) + "\nc1,itn,a,1,1,1,1,1,1,0,False,perhaps\n", "column empty_reference cannot hold"),
         (",".join(COLUMNS) + "\nc1,itn,a,0.5\n", "column asd cannot hold"),

@@ -139,13 +139,13 @@ class TestGeometry:
             meta = read_volume(tmp_path / source, 3).meta
             assert set(meta) == {
                 "affine",
-                "filename_or_obj",
+                "source",
                 "original_affine",
                 "original_channel_dim",
                 "space",
                 "spatial_shape",
             }
-            assert meta["filename_or_obj"] == str(tmp_path / source)
+            assert meta["source"] == str(tmp_path / source)
 
     def test_real_series_shows_the_anatomy_of_the_nifti_crops(self):
         """The series is stored in LPS. Of all flips, its RAS orientation must match the mean of other subjects best."""
@@ -241,7 +241,7 @@ class TestCase:
         loaded = LoadCased("image", spatial_dims=3)({"image": volume.reshape(shape)})["image"]
         np.testing.assert_array_equal(loaded, volume)
         np.testing.assert_array_equal(loaded.affine, volume.affine)
-        assert loaded.meta["filename_or_obj"] == volume.meta["filename_or_obj"]
+        assert loaded.meta["source"] == volume.meta["source"]
 
 
 class TestBadImages:

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from atlas_istn.spatial import affine_matrix, apply_affine, identity_grid, invert_affine, num_affine_parameters
+from atlas_istn.spatial import (
+    affine_matrix,
+    apply_affine,
+    compose_affine,
+    decompose_affine,
+    identity_grid,
+    invert_affine,
+    num_affine_parameters,
+)
 
 SHAPE, SPACING = (12, 9, 5), (1.0, 1.5, 4.0)
 UNBOUNDED = 1e6  # tanh is the identity to the last bit here
@@ -130,3 +138,10 @@ def test_each_case_of_a_batch_has_its_own_map(dim: int) -> None:
     for case in range(2):
         alone = mapped_grid(affine_matrix(parameters[case : case + 1], limits(dim, 2.0)), dim)
         torch.testing.assert_close(together[case : case + 1], alone)
+
+
+def test_decomposition_inverts_composition(dim: int) -> None:
+    parameters = 0.8 * torch.randn(6, 5 if dim == 2 else 9, generator=torch.Generator().manual_seed(0)).double()
+    parameters[0] = 0.0  # the identity is no special case
+    matrix = compose_affine(parameters)
+    torch.testing.assert_close(decompose_affine(matrix), parameters, atol=1e-10, rtol=0)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -15,14 +16,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from .errors import InputError
 from .files import write_whole
-from .networks import AtlasISTN
+from .networks import AtlasISTN, JointForward
 from .refine import RefinementInferer
-from .spatial import Transform
+from .spatial import Transform, compose_affine, decompose_affine
 
 __all__ = ["AtlasBuilder", "FinalAtlas"]
 
 logger = logging.getLogger(__name__)
+
+_LEAST_DISTANCE = 1e-3  # root mean square over a labelmap: bounds the weight of a case that equals the atlas
 
 
 class AtlasBuilder:
@@ -33,12 +37,28 @@ class AtlasBuilder:
     Memory does not grow with the cohort. Under DDP every rank warps its share and the sums are reduced, so all ranks
     hold the same atlas.
 
+    Nothing in the paper's rule anchors shape and pose of the atlas: they stay where the first epochs leave them.
+    ``shape="unbiased"`` keeps the mean of the training transforms at the identity. The mean map atlas → cohort is
+    ``Φ̄ = T̄ ∘ exp(v̄)`` with the mean velocity, translation and rotation vector and the geometric mean of the scales; the
+    mean of the warped cases is brought to ``z ∘ Φ̄⁻¹`` before it enters the atlas (shape averaging, Guimond et al.
+    2000).
+
+    ``average="median"`` weights each case by ``1 / ‖y ∘ Φ − ya‖``. These are Weiszfeld's weights; the fixed point is
+    the geometric median of the warped labelmaps (Fletcher et al. 2009), which badly aligned cases blur less.
+
     Args:
         network: the network whose atlas buffers are updated.
         data_loader: unaugmented training cases as ``{"image", "label"}`` batches, each case once.
         rate: η.
         amp: run the convolutions of the pass in bf16.
         initial_path: file for the atlas as it was before the first epoch, ``{"image", "labels"}``; none by default.
+        shape: ``"paper"`` or ``"unbiased"``.
+        average: ``"mean"`` or ``"median"``.
+        case: a training case that is the atlas for good, by its name in the batches' ``"case"``; by default there is
+            none, and the atlas is built from all.
+
+    Raises:
+        InputError: an unknown ``shape`` or ``average``.
     """
 
     def __init__(
@@ -48,21 +68,34 @@ class AtlasBuilder:
         rate: float = 0.01,
         amp: bool = False,
         initial_path: str | None = None,
+        shape: str = "paper",
+        average: str = "mean",
+        case: str = "",
     ) -> None:
+        _check_choice("atlas_shape", shape, ("paper", "unbiased"))
+        _check_choice("atlas_average", average, ("mean", "median"))
         self.network = network
         self.data_loader = data_loader
         self.rate = rate
         self.amp = amp
         self.initial_path = initial_path
+        self.shape = shape
+        self.average = average
+        self.case = case
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer. A resumed run brings its atlas along and is not initialised again."""
         # Not at the start of the run: a checkpoint may be loaded there, after this handler's turn.
         engine.add_event_handler(Events.EPOCH_STARTED(once=1), self.initialise)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.update)
+        if not self.case:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.update)
 
     def initialise(self) -> None:
-        """Set the atlas to the mean of the undeformed cases."""
+        """Set the atlas to the mean of the undeformed cases, or to the one case.
+
+        Raises:
+            InputError: there is no such case.
+        """
         self._set(self._mean(None))
         if self.initial_path and idist.get_rank() == 0:
             atlas = {"image": self.network.atlas_image, "labels": self.network.atlas_labels}
@@ -93,8 +126,8 @@ class AtlasBuilder:
         self.network.atlas_labels.copy_(atlas[1])
 
     def _one_pass(self, image: Tensor, _: Tensor) -> Transform:
-        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            return self.network.predict(image)[1]
+        parts = JointForward(self.network, self.amp)(image)
+        return self.network.transform(parts["velocity"], parts["parameters"])
 
     @torch.no_grad()
     def _mean(self, align: Callable[[Tensor, Tensor], Transform] | None) -> tuple[Tensor, Tensor]:
@@ -106,17 +139,63 @@ class AtlasBuilder:
         channels = network.atlas_image.shape[1]
         # Image and labels are warped together, so every case is resampled once.
         total = torch.zeros_like(torch.cat([network.atlas_image, network.atlas_labels], dim=1)[0])
-        count = torch.zeros((), device=device)
+        weight = torch.zeros((), device=device)
+        mean_transform = _MeanTransform()
         for batch in self.data_loader:
             image, labels = torch.as_tensor(batch["image"]).to(device), torch.as_tensor(batch["label"]).to(device)
             cases = torch.cat([image, labels], dim=1)
+            weights = torch.ones(len(cases), device=device)
+            if self.case:
+                weights = torch.tensor([float(name == self.case) for name in batch["case"]], device=device)
             if align is not None:
-                cases = align(image, labels).to_atlas(cases)
-            total += cases.sum(dim=0)
-            count += len(cases)
+                transform = align(image, labels)
+                mean_transform.add(transform)
+                cases = transform.to_atlas(cases)
+                if self.average == "median":
+                    weights = self._closeness(cases[:, channels:])
+            total += torch.einsum("b,bc...->c...", weights, cases)
+            weight += weights.sum()
         network.train(training)
-        mean = idist.all_reduce(total) / idist.all_reduce(count)
-        return mean[:channels].unsqueeze(0), mean[channels:].unsqueeze(0)
+        weight = idist.all_reduce(weight)
+        if not weight:
+            raise InputError(f"atlas_case {self.case}: the training list has no case of this name. Choose one of its.")
+        mean = (idist.all_reduce(total) / weight).unsqueeze(0)
+        if align is not None and self.shape == "unbiased":
+            mean = mean_transform.result().to_subject(mean)
+        return mean[:, :channels], mean[:, channels:]
+
+    def _closeness(self, labels: Tensor) -> Tensor:
+        """Weiszfeld's weight ``[B]`` of cases whose labelmaps ``[B, Nc, *shape]`` are in atlas space."""
+        distance = (labels - self.network.atlas_labels).square().flatten(1).mean(dim=1).sqrt()
+        return 1 / distance.clamp_min(_LEAST_DISTANCE)
+
+
+class _MeanTransform:
+    """Mean of transforms over all ranks in the log domain, one batch after another."""
+
+    def __init__(self) -> None:
+        self.velocity: Tensor | float = 0.0
+        self.parameters: Tensor | float = 0.0
+        self.count = 0
+        self.last: Transform | None = None
+
+    def add(self, transform: Transform) -> None:
+        self.velocity = self.velocity + transform.velocity.float().sum(dim=0, keepdim=True)
+        self.parameters = self.parameters + decompose_affine(transform.affine).sum(dim=0, keepdim=True)
+        self.count += len(transform)
+        self.last = transform
+
+    def result(self) -> Transform:
+        if self.last is None:
+            raise InputError("the training list is empty: there is nothing to build an atlas from.")
+        count = idist.all_reduce(self.count)
+        affine = compose_affine(idist.all_reduce(self.parameters) / count)
+        return replace(self.last, velocity=idist.all_reduce(self.velocity) / count, affine=affine)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} must be {' or '.join(choices)}, found '{value}'. Choose one of them.")
 
 
 class FinalAtlas:

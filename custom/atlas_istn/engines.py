@@ -1,25 +1,38 @@
 # Copyright 2026 The Atlas-ISTN bundle developers
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The evaluator that keeps ITN, 1-pass and refined results apart."""
+"""The evaluator that keeps the results of a case apart, and their scores."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
+from monai.handlers import MeanDice, from_engine
 from monai.utils import CommonKeys as Keys
 
-__all__ = ["AtlasEvaluator"]
+__all__ = ["AtlasEvaluator", "dice_metrics"]
+
+
+def dice_metrics(results: Mapping[str, str]) -> dict[str, MeanDice]:
+    """A Dice metric ``NAME_dice`` for each result; the first, an engine's key metric, is that of ``"pred"``.
+
+    Args:
+        results: key in the evaluator's output → name of the result.
+    """
+    names = {Keys.PRED: results[Keys.PRED], **results}
+    return {
+        f"{name}_dice": MeanDice(include_background=False, output_transform=from_engine([key, Keys.LABEL]))
+        for key, name in names.items()
+    }
 
 
 class AtlasEvaluator(SupervisedEvaluator):
-    """Runs a `RefinementInferer` and puts everything that it yields into the engine's output.
+    """Runs an inferer with a method ``refine`` and puts everything that it yields into the engine's output.
 
-    Output keys, each a tensor over the batch: ``image``, ``label`` (where the data has one), ``pred`` (refined),
-    ``itn``, ``one_pass``, ``velocity``, ``affine``, ``loss_before``, ``loss_after``, ``iterations``, ``seconds``,
-    ``loss_curve``.
+    Output keys, each a tensor over the batch: ``image``, ``label`` (where the data has one) and those of
+    `Refinement.outputs`, `EnsembleRefinement.outputs` or `OnePass.outputs`. ``pred`` is always there.
 
     ``state.failures`` lists the cases of the run that failed, as (case, message): those that the batches bring along
     under ``"failures"`` and those that handlers add.
@@ -37,20 +50,7 @@ class AtlasEvaluator(SupervisedEvaluator):
             return engine.state.output
         image = batchdata[Keys.IMAGE].to(engine.state.device)
         engine.network.eval()
-        result = self.inferer.refine(image, engine.network)
-        engine.state.output = {
-            Keys.IMAGE: image,
-            Keys.PRED: result.segmentation,
-            "itn": result.prediction,
-            "one_pass": result.one_pass,
-            "velocity": result.transform.velocity,
-            "affine": result.transform.affine,
-            "loss_before": result.loss_curve[0],
-            "loss_after": result.loss_curve.min(dim=0).values,
-            "loss_curve": result.loss_curve.T,
-            "iterations": result.iterations,
-            "seconds": torch.full((len(image),), result.seconds),
-        }
+        engine.state.output = {Keys.IMAGE: image, **self.inferer.refine(image, engine.network).outputs()}
         if Keys.LABEL in batchdata:
             engine.state.output[Keys.LABEL] = batchdata[Keys.LABEL].to(engine.state.device)
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)

@@ -19,19 +19,22 @@ import numpy as np
 from atlas_istn.errors import InputError
 from atlas_istn.files import write_whole
 
-__all__ = ["Evaluation", "read_metrics"]
+__all__ = ["SCORES", "Evaluation", "read_metrics"]
 
-_SCORES = {
+SCORES = {
     "dice": "Dice",
     "asd": "ASD [mm]",
     "hd": "HD [mm]",
     "hd95": "HD95 [mm]",
     "surface_dice": "Surface Dice",
 }
+"""Column of ``metrics.csv`` → title of a metric against the reference."""
 _COUNTS = ("components", "holes")
 _FLAGS = ("empty_prediction", "empty_reference")
-_METRICS = (*_SCORES, *_COUNTS)
-_COLUMNS = ("case", "result", "label", *_METRICS, *_FLAGS)
+_CONSISTENCY = ("ic_dice", "mice")
+_METRICS = (*SCORES, *_COUNTS, *_CONSISTENCY)
+_REQUIRED = ("case", "result", "label", *SCORES, *_COUNTS, *_FLAGS)
+_COLUMNS = (*_REQUIRED, *_CONSISTENCY)
 
 Row = dict[str, Any]
 
@@ -84,12 +87,15 @@ class Evaluation:
         Args:
             case: name of the case.
             result: name of the result.
-            rows: one per label, as :func:`atlas_istn.metrics.score_labelmap` returns them.
+            rows: one per label, as :func:`atlas_istn.metrics.score_labelmap` returns them; for a result that has a
+                transform, with ``ic_dice`` of the label and ``mice`` of the case (in every row of the case), as in
+                :class:`atlas_istn.consistency.Consistency`.
         """
         if result not in self._results:
             self._results.append(result)
         self._failures.pop(case, None)
-        self._rows[case, result] = [{**row, "case": case, "result": result} for row in rows]
+        undefined = dict.fromkeys(_CONSISTENCY, math.nan)
+        self._rows[case, result] = [{**undefined, **row, "case": case, "result": result} for row in rows]
 
     def add_failure(self, case: str, message: str) -> None:
         """Record that a case could not be evaluated.
@@ -150,10 +156,10 @@ class Evaluation:
             The aligned lines, followed by lines on components, empty labels and, where there are any, failures.
         """
         summary = self.summary()
-        cells = [["Result", "Label", "n", *_SCORES.values()]]
+        cells = [["Result", "Label", "n", *SCORES.values()]]
         for result, content in summary["results"].items():
             for label, statistics in [*content["labels"].items(), ("mean", content["mean"])]:
-                scores = [f"{_format(statistics[m]['mean'])} ± {_format(statistics[m]['sd'])}" for m in _SCORES]
+                scores = [f"{_format(statistics[m]['mean'])} ± {_format(statistics[m]['sd'])}" for m in SCORES]
                 cells.append([result, label, str(statistics["dice"]["n"]), *scores])
         means = {result: content["mean"] for result, content in summary["results"].items()}
         notes = [
@@ -163,6 +169,9 @@ class Evaluation:
             "Empty predictions: " + _per_result(means, lambda mean: mean["empty_prediction"]),
             "Empty references: " + _per_result(means, lambda mean: mean["empty_reference"]),
         ]
+        registered = {result: mean for result, mean in means.items() if mean["mice"]["n"]}
+        if registered:
+            notes += ["Inverse consistency, Dice and error [voxel]: " + _per_result(registered, _consistency)]
         if self._failures:
             notes += [f"Failed cases, not in the table: {len(self._failures)}"]
             notes += [f"  {case}: {message}" for case, message in self.failures]
@@ -171,6 +180,8 @@ class Evaluation:
 
 def read_metrics(path: str | os.PathLike[str]) -> list[Row]:
     """Read the rows of a ``metrics.csv`` with their types: texts, floats, whole counts, flags; NaN for an empty field.
+
+    The columns ``ic_dice`` and ``mice`` may be missing: what is no registration has none.
 
     Args:
         path: a file that :meth:`Evaluation.write` wrote.
@@ -184,7 +195,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[Row]:
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, restval="(missing)")  # a cut line is an error, not NaN
-            missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+            missing = [name for name in _REQUIRED if name not in (reader.fieldnames or ())]
             if missing:
                 columns = ", ".join(missing)
                 raise InputError(f"{path}: expected a metrics.csv, found no column {columns}: evaluate again.")
@@ -196,14 +207,15 @@ def read_metrics(path: str | os.PathLike[str]) -> list[Row]:
 def _parse_row(row: Row, place: str) -> Row:
     parsers: dict[str, Callable[[str], Any]] = {
         **dict.fromkeys(("case", "result", "label"), str),
-        **dict.fromkeys(_SCORES, _parse_float),
+        **dict.fromkeys(SCORES, _parse_float),
         **dict.fromkeys(_COUNTS, lambda text: int(text) if text else math.nan),
         **dict.fromkeys(_FLAGS, _parse_flag),
+        **dict.fromkeys(_CONSISTENCY, _parse_float),
     }
     parsed = {}
     for name, parse in parsers.items():
         try:
-            parsed[name] = parse(row[name])
+            parsed[name] = parse(row.get(name, ""))
         except (KeyError, ValueError) as error:
             raise InputError(f"{place}: column {name} cannot hold {row[name]!r}: evaluate again.") from error
     return parsed
@@ -280,6 +292,10 @@ def _align(cells: Sequence[Sequence[str]]) -> list[str]:
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
     header, *body = lines
     return [header, "  ".join("-" * width for width in widths), *body]
+
+
+def _consistency(mean: Row) -> str:
+    return f"{_format(mean['ic_dice']['mean'])}, {_format(mean['mice']['mean'])}"
 
 
 def _per_result(means: Mapping[str, Row], figure: Callable[[Row], object]) -> str:

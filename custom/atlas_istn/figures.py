@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from monai.data import MetaTensor
-from monai.transforms import Orientation
 
 from .errors import InputError
 from .files import write_whole
-from .io.cases import find_cases
-from .io.loading import read_volume
+from .io.results import find_labelled_cases, read_oriented, result_file
 
 __all__ = ["draw_results"]
 
@@ -103,7 +100,8 @@ def draw_results(
         InputError: there are no results in the folder, or a file cannot be read or written.
     """
     output = Path(output_dir)
-    done = [case for case in _cases(Path(dataset_dir), data_list) if (output / case["case"]).is_dir()][:cases]
+    listed = find_labelled_cases(Path(dataset_dir), data_list)
+    done = [case for case in listed if (output / case["case"]).is_dir()][:cases]
     if not done or cases < 1:
         raise InputError(
             f"{output}: found no results of the list '{data_list}' of {dataset_dir} to draw. Run inference first, with "
@@ -120,16 +118,6 @@ def draw_results(
         values |= _draw_case(row, case, output / case["case"], dim=next(iter(atlas.values())).ndim)
     _draw_legend(rows[0][-1], sorted(values))
     write_whole(path or output / "figure.png", lambda part: figure.savefig(part, dpi=100))
-
-
-def _cases(dataset: Path, data_list: str) -> list[dict[str, str]]:
-    """The cases of a list, with their labels where the list has them."""
-    try:
-        items = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))[data_list]
-        labelled = all("label" in item for item in items)
-    except (OSError, ValueError, KeyError, TypeError):
-        labelled = False  # no list, or a bad one: what is wrong with it, `find_cases` says
-    return find_cases(str(dataset), data_list, labelled)
 
 
 def _atlas(folder: Path, initial: str | Path) -> dict[str, Plane]:
@@ -158,9 +146,9 @@ def _draw_atlas(row: Sequence[Axes], atlas: Mapping[str, Plane]) -> None:
 
 def _draw_case(row: Sequence[Axes], case: Mapping[str, str], folder: Path, dim: int) -> set[int]:
     """Draw one case; returns the label values that occur."""
-    image = _read(case["image"], dim)
-    results = {title: _read(_result_file(folder, ending), dim) for ending, title in RESULTS.items()}
-    truth = _read(case["label"], dim) if "label" in case else None
+    image = read_oriented(case["image"], dim)
+    results = {title: read_oriented(result_file(folder, ending), dim) for ending, title in RESULTS.items()}
+    truth = read_oriented(case["label"], dim) if "label" in case else None
     view = _View.of(image, results["refined"] if truth is None else truth)
     for axes in row:
         view.show(axes)
@@ -177,15 +165,6 @@ def _draw_case(row: Sequence[Axes], case: Mapping[str, str], folder: Path, dim: 
     _draw_grid(row[-1], view, folder / f"{folder.name}_atlas_to_subject.h5")
     _draw_contours(row[-1], view.plane(results["refined"]), values)
     return values
-
-
-def _read(path: str | Path, dim: int) -> MetaTensor:
-    volume = read_volume(path, dim)
-    return volume if dim == 2 else Orientation("RAS", labels=None)(volume)
-
-
-def _result_file(folder: Path, ending: str) -> Path:
-    return next((path for path in sorted(folder.glob(f"{folder.name}_{ending}.*"))), folder / f"{folder.name}_{ending}")
 
 
 def _colour(value: int) -> str:

@@ -15,6 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import Dataset, MetaTensor, list_data_collate
 
+from .consistency import inverse_consistency
 from .errors import InputError, input_error_behind
 from .evaluation import Evaluation
 from .files import check_writable
@@ -26,8 +27,10 @@ from .io.outputs import (
     write_labelmap,
     write_transforms,
 )
+from .io.registration import write_registration
 from .metrics import score_labelmap
 from .networks import AtlasISTN
+from .quality import QualityCheck
 from .spatial import Transform
 from .topology import labelmap_topology
 
@@ -36,7 +39,7 @@ __all__ = ["CaseDataset", "CaseScorer", "CaseWriter", "FailureReport", "ModelLoa
 logger = logging.getLogger(__name__)
 
 RESULTS = {"itn": "itn", "one_pass": "one_pass", "pred": "refine"}
-"""Key in the evaluator's output → name of the result."""
+"""Key in the evaluator's output → name of the result, of the full method."""
 
 
 class CaseDataset(Dataset):
@@ -90,11 +93,13 @@ class ModelLoader:
     Args:
         path: a plain state dict, as training writes it.
         network: takes the weights and the atlas.
+        part: load only the entries whose names begin so, such as ``"itn."``; the others may be anything.
     """
 
-    def __init__(self, path: str, network: AtlasISTN) -> None:
+    def __init__(self, path: str, network: AtlasISTN, part: str = "") -> None:
         self.path = Path(path)
         self.network = network
+        self.part = part
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -106,14 +111,15 @@ class ModelLoader:
         Raises:
             InputError: there is no such file, it is no state dict, or it does not fit the network.
         """
-        state = _read_state(self.path)
-        mismatch = _first_mismatch(state, self.network.state_dict())
+        state = {name: value for name, value in _read_state(self.path).items() if name.startswith(self.part)}
+        expected = {name: value for name, value in self.network.state_dict().items() if name.startswith(self.part)}
+        mismatch = _first_mismatch(state, expected)
         if mismatch:
             raise InputError(
                 f"{self.path}: the checkpoint does not fit this configuration: {mismatch}. Use the data config and the "
                 "network settings that the model was trained with."
             )
-        self.network.load_state_dict(state)
+        self.network.load_state_dict(state, strict=False)  # nothing is missing but what was not asked for
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
@@ -148,15 +154,26 @@ class CaseWriter:
         network: holds the atlas.
         label_names: class index → name, background included.
         label_values: value of each class in the labelmap files.
+        quality: judges each case by the measures that `CaseMeasures` adds to the output.
+        results: key in the evaluator's output → name of the result. The labelmap under ``"pred"`` is written as the
+            segmentation, the others by name.
     """
 
     def __init__(
-        self, output_dir: str, network: AtlasISTN, label_names: Mapping[int, str], label_values: Sequence[int]
+        self,
+        output_dir: str,
+        network: AtlasISTN,
+        label_names: Mapping[int, str],
+        label_values: Sequence[int],
+        quality: QualityCheck | None = None,
+        results: Mapping[str, str] = RESULTS,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.network = network
         self.label_names = {int(k): v for k, v in label_names.items()}
         self.label_values = list(label_values)
+        self.quality = quality
+        self.results = results
         self.summary: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -167,6 +184,8 @@ class CaseWriter:
 
     def _write_atlas(self) -> None:
         self.summary = []
+        if self.network.stn is None:  # no registration, no atlas
+            return
         network, folder = self.network, self.output_dir / "atlas"
         affine = atlas_grid_affine(network.atlas_labels.shape[2:], network.spacing)
         labels = network.atlas_labels[0].float().cpu().numpy()
@@ -185,7 +204,7 @@ class CaseWriter:
         case = batch["case"]
         folder = self.output_dir / case
         suffix = ".png" if str(batch["source"]).lower().endswith(".png") else ".nii.gz"
-        for key, name in (("itn", "itn"), ("one_pass", "one_pass"), ("pred", "seg")):
+        for key, name in {**self.results, "pred": "seg"}.items():
             labelmap = output[key]
             write_labelmap(
                 np.asarray(labelmap[0].cpu()).astype(int),
@@ -193,31 +212,40 @@ class CaseWriter:
                 self.label_values,
                 folder / f"{case}_{name}{suffix}",
             )
+        if "uncertainty" in output:
+            entropy = output["uncertainty"]
+            affine = np.asarray(entropy.meta.get("original_affine", entropy.affine))
+            write_image(np.asarray(entropy[0].cpu()), affine, folder / f"{case}_uncertainty.nii.gz")
         transform = _transform(output, self.network)
-        write_transforms(transform, batch["grid_affine"].numpy(), lambda name: folder / f"{case}_{name}.h5")
+        if transform:
+            write_transforms(transform, batch["grid_affine"].numpy(), lambda name: folder / f"{case}_{name}.h5")
+            write_registration(transform, batch["grid_affine"].numpy(), folder / f"{case}_registration.npz")
         report = self._report(case, output, transform)
         write_json(report, folder / f"{case}.json")
         self.summary.append(_flat(report))
 
-    def _report(self, case: str, output: Mapping[str, Any], transform: Transform) -> dict[str, Any]:
-        jacobian = transform.jacobian_determinant()
+    def _report(self, case: str, output: Mapping[str, Any], transform: Transform | None) -> dict[str, Any]:
         refined = np.asarray(output["pred"][0].cpu()).astype(int)
         labels = [index for index in self.label_names if index > 0]
         topology = {self.label_names[i]: t._asdict() for i, t in labelmap_topology(refined, labels).items()}
         report: dict[str, Any] = {
             "case": case,
-            "loss_before": float(output["loss_before"]),
-            "loss_after": float(output["loss_after"]),
-            "iterations": int(output["iterations"]),
-            "seconds": round(float(output["seconds"]), 3),
-            "min_jacobian": float(jacobian.min()),
-            "folded_fraction": float((jacobian <= 0).float().mean()),
+            **_course(output),
+            **(_deformation(transform, self.network.atlas_labels) if transform else {}),
             "topology": topology,
+            **{key: value for key, value in output["pred"].meta.items() if key.startswith("topology_")},
         }
         warnings = _warnings(report)
-        if _exceeds(output["pred"], transform):
+        if _exceeds(output["pred"], self.network):
             warnings.append("the image is larger than the model's grid: what lies outside it was not segmented")
-        return {**report, "warnings": warnings}
+        report["warnings"] = warnings
+        if self.quality and "measures" in output:
+            empty = sum(shape["components"] == 0 for shape in topology.values())
+            verdict = self.quality(output["measures"], report["folded_fraction"], empty)
+            report |= {"quality": verdict.flag, "quality_score": verdict.score, "quality_reasons": verdict.reasons}
+        report["labels"] = {self.label_names[index]: self.label_values[index] for index in labels}
+        report["loss_curve"] = [float(f"{loss:.4g}") for loss in output.get("loss_curve", [])]
+        return report
 
     def _write_summary(self, engine: Engine) -> None:
         failed = [{"case": case, "error": message} for case, message in engine.state.failures]
@@ -225,13 +253,35 @@ class CaseWriter:
         logger.info("results of %d cases in %s", len(self.summary), self.output_dir)
 
 
-def _exceeds(native: MetaTensor, transform: Transform) -> bool:
+def _course(output: Mapping[str, Any]) -> dict[str, float]:
+    figures: dict[str, float] = {name: float(output[name]) for name in ("loss_before", "loss_after") if name in output}
+    if "iterations" in output:
+        figures["iterations"] = int(output["iterations"])
+    return {**figures, "seconds": round(float(output["seconds"]), 3)}
+
+
+def _deformation(transform: Transform, atlas_labels: torch.Tensor) -> dict[str, float]:
+    jacobian = transform.jacobian_determinant()
+    consistency = inverse_consistency(transform, atlas_labels)
+    return {
+        "min_jacobian": float(jacobian.min()),
+        "folded_fraction": float((jacobian <= 0).float().mean()),
+        "ic_dice": float(consistency.dice.nanmean()),
+        "mice": float(consistency.mice),
+    }
+
+
+def _exceeds(native: MetaTensor, network: AtlasISTN) -> bool:
+    model = np.multiply(network.atlas_labels.shape[2:], network.spacing)
     extent = np.asarray(native.shape[1:]) * np.asarray(native.pixdim)[: native.ndim - 1]
     # Sorted, since the image's axes may be stored in another order than the model's.
-    return bool((np.sort(extent) > np.sort(np.multiply(transform.shape, transform.spacing)) * 1.05).any())
+    return bool((np.sort(extent) > np.sort(model) * 1.05).any())
 
 
-def _transform(output: Mapping[str, Any], network: AtlasISTN) -> Transform:
+def _transform(output: Mapping[str, Any], network: AtlasISTN) -> Transform | None:
+    """The transform of the result ``"pred"``, if it comes from a registration."""
+    if "velocity" not in output:
+        return None
     shape = tuple(network.atlas_labels.shape[2:])
     velocity, affine = torch.as_tensor(output["velocity"])[None], torch.as_tensor(output["affine"])[None]
     return Transform(velocity, affine, shape, tuple(network.spacing), network.squarings)
@@ -239,8 +289,10 @@ def _transform(output: Mapping[str, Any], network: AtlasISTN) -> Transform:
 
 def _warnings(report: Mapping[str, Any]) -> list[str]:
     warnings = []
-    if report["folded_fraction"] > 0:
+    if report.get("folded_fraction", 0.0) > 0:
         warnings.append("the deformation folds: raise refine_weights lambda")
+    if not report.get("topology_kept", True):
+        warnings.append("the atlas's topology cannot be kept on this grid: too coarse, or anatomy cut off")
     for name, topology in report["topology"].items():
         if topology["components"] == 0:
             warnings.append(f"{name} is empty")
@@ -250,34 +302,41 @@ def _warnings(report: Mapping[str, Any]) -> list[str]:
 
 
 def _flat(report: Mapping[str, Any]) -> dict[str, Any]:
-    row = {key: value for key, value in report.items() if key not in ("topology", "warnings")}
+    row = {key: value for key, value in report.items() if not isinstance(value, (dict, list))}
     for name, topology in report["topology"].items():
         row.update({f"{name} {key}": value for key, value in topology.items()})
-    return {**row, "warnings": "; ".join(report["warnings"])}
+    lists = {key: "; ".join(report[key]) for key in ("warnings", "quality_reasons") if key in report}
+    return {**row, **lists}
 
 
 class CaseScorer:
-    """Handler that scores ITN, 1-pass and refined labelmaps against the original labels.
+    """Handler that scores the labelmaps of each result against the original labels.
 
     Args:
         output_dir: folder for ``metrics.csv`` and ``summary.json``.
+        network: holds the atlas.
         label_names: class index → name, background included.
         reference: transform that reads the label of a case onto the grid that is scored: ``{"image", "label"}``
             paths to class indices ``[1, *shape]``.
         surface_dice_tolerance: in millimetres.
+        results: key in the evaluator's output → name of the result.
     """
 
     def __init__(
         self,
         output_dir: str,
+        network: AtlasISTN,
         label_names: Mapping[int, str],
         reference: Callable[[dict[str, Any]], Mapping[str, Any]],
         surface_dice_tolerance: float = 1.0,
+        results: Mapping[str, str] = RESULTS,
     ) -> None:
         self.output_dir = output_dir
+        self.network = network
         self.labels = {int(index): name for index, name in label_names.items() if int(index) > 0}
         self.reference = reference
         self.tolerance = surface_dice_tolerance
+        self.results = results
         self.evaluation = Evaluation()
 
     def attach(self, engine: Engine) -> None:
@@ -301,10 +360,18 @@ class CaseScorer:
         label = self.reference({"image": batch["source"], "label": batch["reference"]})["label"]
         spacing = [float(s) for s in label.pixdim[: label.ndim - 1]]
         truth = np.asarray(label[0].cpu())
-        for key, name in RESULTS.items():
+        transform = _transform(output, self.network)
+        for key, name in self.results.items():
             prediction = np.asarray(output[key][0].cpu())
             rows = score_labelmap(prediction, truth, self.labels, spacing, self.tolerance)
+            if key == "pred" and transform:  # the only result whose transform the output holds
+                rows = [row | figures for row, figures in zip(rows, self._consistency(transform), strict=True)]
             self.evaluation.add(batch["case"], name, rows)
+
+    def _consistency(self, transform: Transform) -> list[dict[str, float]]:
+        """IC-DSC of each label, and the case's MICE with each of them."""
+        consistency = inverse_consistency(transform, self.network.atlas_labels)
+        return [{"ic_dice": dice, "mice": float(consistency.mice)} for dice in consistency.dice[0].tolist()]
 
     def _write(self, engine: Engine) -> None:
         for case, message in engine.state.failures:

@@ -96,6 +96,8 @@ def registration_terms(
 class AtlasISTNLoss(nn.Module):
     """``L = Ls + ω (La2s + Ls2a + λ Lreg)`` (14), with ω fading in as a logistic curve of the epoch (24).
 
+    A network without ITN has no Ls, one without STN has nothing else.
+
     Args:
         network: the network being trained; its atlas and transformation model are read, its weights are not.
         segmentation_loss: Ls, per-case error ``[B]`` of the ITN's prediction and the labelmap; (10) by default.
@@ -103,6 +105,7 @@ class AtlasISTNLoss(nn.Module):
         deformation_weight: final value of ω.
         fade_in_epoch: epoch t0 at which ω is half its final value; 0 gives the full weight from the start.
         fade_in_width: epochs over which ω rises, 25 in the paper.
+        segmentation_weight: factor on Ls; 0 leaves it out.
 
     Attributes:
         epoch: current epoch, set by the trainer's schedule.
@@ -117,6 +120,7 @@ class AtlasISTNLoss(nn.Module):
         deformation_weight: float = 1.0,
         fade_in_epoch: float = 0,
         fade_in_width: float = 25.0,
+        segmentation_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.network = network
@@ -125,6 +129,7 @@ class AtlasISTNLoss(nn.Module):
         self.deformation_weight = deformation_weight
         self.fade_in_epoch = fade_in_epoch
         self.fade_in_width = fade_in_width
+        self.segmentation_weight = segmentation_weight
         self.epoch = 0
         self.terms: dict[str, Tensor] = {}
 
@@ -142,9 +147,17 @@ class AtlasISTNLoss(nn.Module):
             output: what `JointForward` returns.
             labels: soft one-hot labelmaps ``[B, Nc, *shape]``.
         """
-        transform = self.network.transform(output["velocity"], output["parameters"])
-        terms = registration_terms(transform, self.network.atlas_labels, labels)
-        terms["segmentation"] = self.segmentation_loss(output["prediction"], labels)
+        terms: dict[str, Tensor] = {}
+        if "velocity" in output:
+            transform = self.network.transform(output["velocity"], output["parameters"])
+            terms = registration_terms(transform, self.network.atlas_labels, labels)
+        if "prediction" in output:
+            terms["segmentation"] = self.segmentation_loss(output["prediction"], labels)
         self.terms = {name: value.detach().mean() for name, value in terms.items()}
-        deformation = terms["a2s"] + terms["s2a"] + self.regularisation * terms["regularisation"]
-        return (terms["segmentation"] + self.omega * deformation).mean()
+        weights = {
+            "segmentation": self.segmentation_weight,
+            "a2s": self.omega,
+            "s2a": self.omega,
+            "regularisation": self.omega * self.regularisation,
+        }
+        return torch.stack([weights[name] * value for name, value in terms.items()]).sum(dim=0).mean()

@@ -44,6 +44,21 @@ class Refinement:
     iterations: Tensor
     seconds: float
 
+    def outputs(self) -> dict[str, Tensor]:
+        """Tensors over the batch, under the keys of an `AtlasEvaluator`'s output."""
+        return {
+            "pred": self.segmentation,
+            "itn": self.prediction,
+            "one_pass": self.one_pass,
+            "velocity": self.transform.velocity,
+            "affine": self.transform.affine,
+            "loss_before": self.loss_curve[0],
+            "loss_after": self.loss_curve.min(dim=0).values,
+            "loss_curve": self.loss_curve.T,
+            "iterations": self.iterations,
+            "seconds": torch.full((len(self.segmentation),), self.seconds),
+        }
+
 
 class RefinementInferer(Inferer):
     """Segments images by warping the atlas, with the registration refined for each image.

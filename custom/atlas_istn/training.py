@@ -190,8 +190,13 @@ class BestModel:
         self.metric, self.without_improvement = metric, 0
         if idist.get_rank() > 0:
             return
+        logger.info("best model so far (%s %.4f)", engine.state.key_metric_name, metric)
+        self.save()
+
+    def save(self) -> None:
+        """Write the file, whatever the metric."""
         write_whole(self.path, lambda part: torch.save(self.network.state_dict(), part))
-        logger.info("best model so far (%s %.4f) saved to %s", engine.state.key_metric_name, metric, self.path)
+        logger.info("model saved to %s", self.path)
 
     def state_dict(self) -> dict[str, Any]:
         """Best metric so far, and the validations since."""
@@ -242,7 +247,8 @@ class TensorBoardLog:
         self.writer.add_scalar("schedule/omega", self.loss.omega, epoch)
         self.writer.add_scalar("schedule/learning_rate", engine.optimizer.param_groups[0]["lr"], epoch)
         logger.info("epoch %d: %s", epoch, ", ".join(f"{name} {mean:.5f}" for name, mean in means.items()))
-        for name, picture in _atlas_pictures(self.loss.network).items():
+        pictures = _atlas_pictures(self.loss.network) if self.loss.network.stn is not None else {}
+        for name, picture in pictures.items():
             self.writer.add_image(f"atlas/{name}", picture, epoch)
 
     def _write_metrics(self, validator: Engine, trainer: Engine) -> None:

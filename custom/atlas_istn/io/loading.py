@@ -214,7 +214,9 @@ def _without_palette(image: Image.Image) -> Image.Image:
 
 def _with_geometry_only(volume: MetaTensor) -> MetaTensor:
     meta = {
-        "filename_or_obj": str(volume.meta.get("filename_or_obj", "image")),
+        # Not under MONAI's own key, "filename_or_obj": with that, Spacingd takes every "image_…" beside the image for
+        # metadata, also the "image_path" of MONAI Label, which is a string.
+        "source": str(volume.meta.get("source", volume.meta.get("filename_or_obj", "image"))),
         "original_affine": to_affine_nd(3, np.asarray(volume.meta.get("original_affine", volume.affine))),
         "original_channel_dim": "no_channel",
         "space": SpaceKeys.RAS,
@@ -258,7 +260,7 @@ def _check_affine(volume: MetaTensor, spatial_dims: int) -> None:
 
 
 def _name(volume: MetaTensor) -> str:
-    return str(volume.meta["filename_or_obj"])
+    return str(volume.meta["source"])
 
 
 def _size(volume: MetaTensor) -> str:

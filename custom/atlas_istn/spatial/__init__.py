@@ -9,7 +9,14 @@ array axes; ``warp(z, u)(p) = z(p + u(p))``; grids of different size share their
 
 from __future__ import annotations
 
-from .affine import affine_matrix, apply_affine, invert_affine, num_affine_parameters
+from .affine import (
+    affine_matrix,
+    apply_affine,
+    compose_affine,
+    decompose_affine,
+    invert_affine,
+    num_affine_parameters,
+)
 from .jacobian import displacement_gradient, jacobian_determinant, mean_squared_gradient
 from .sampling import identity_grid, resize_displacement, sample_displacement, warp
 from .transform import Transform, atlas_to_subject_displacement, subject_to_atlas_displacement
@@ -20,6 +27,8 @@ __all__ = [
     "affine_matrix",
     "apply_affine",
     "atlas_to_subject_displacement",
+    "compose_affine",
+    "decompose_affine",
     "displacement_gradient",
     "exponential",
     "identity_grid",

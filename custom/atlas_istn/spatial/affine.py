@@ -9,11 +9,19 @@ Anisotropic voxels therefore do not shear a rotation.
 from __future__ import annotations
 
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from .sampling import full_precision
 
-__all__ = ["affine_matrix", "apply_affine", "invert_affine", "num_affine_parameters"]
+__all__ = [
+    "affine_matrix",
+    "apply_affine",
+    "compose_affine",
+    "decompose_affine",
+    "invert_affine",
+    "num_affine_parameters",
+]
 
 
 def num_affine_parameters(dim: int) -> int:
@@ -50,12 +58,32 @@ def affine_matrix(parameters: Tensor, limits: Tensor) -> Tensor:
     Returns:
         ``[B, dim, dim + 1]``, float32, or float64 where the parameters are: linear part R·D and translation.
     """
-    dim = 2 if parameters.shape[1] == 5 else 3
     limits = limits.to(parameters.device)
-    bounded = limits * torch.tanh(full_precision(parameters) / limits.clamp_min(1e-12))
-    translation, rotation, log_scale = bounded[:, :dim], bounded[:, dim:-dim], bounded[:, -dim:]
+    return compose_affine(limits * torch.tanh(full_precision(parameters) / limits.clamp_min(1e-12)))
+
+
+def compose_affine(parameters: Tensor) -> Tensor:
+    """Matrix ``[B, dim, dim + 1]`` of translation, rotation and log-scale ``[B, P]``, as they are: without bounds."""
+    dim = 2 if parameters.shape[1] == 5 else 3
+    translation, rotation, log_scale = parameters[:, :dim], parameters[:, dim:-dim], parameters[:, -dim:]
     linear = _rotation(rotation) * torch.exp(log_scale).unsqueeze(1)
     return torch.cat([linear, translation.unsqueeze(-1)], dim=-1)
+
+
+def decompose_affine(matrix: Tensor) -> Tensor:
+    """Translation, rotation and log-scale ``[B, P]`` of matrices ``[B, dim, dim + 1]``; inverts `compose_affine`.
+
+    These are the parameters in which affine maps are averaged: the mean translation, the mean rotation vector, and the
+    geometric mean of the scales.
+    """
+    linear, translation = matrix[..., :-1], matrix[..., -1]
+    scale = linear.norm(dim=1)
+    rotation = linear / scale.unsqueeze(1)
+    if len(linear[0]) == 2:
+        vector = torch.atan2(rotation[:, 1, 0], rotation[:, 0, 0]).unsqueeze(1)
+    else:
+        vector = torch.from_numpy(Rotation.from_matrix(rotation.detach().cpu().numpy()).as_rotvec()).to(matrix)
+    return torch.cat([translation, vector, scale.log()], dim=1)
 
 
 def _multiply(matrix: Tensor, vectors: Tensor) -> Tensor:

@@ -1,0 +1,66 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Reading back what an inference run wrote, beside the data set that it ran on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from monai.data import MetaTensor
+from monai.transforms import Orientation
+
+from ..errors import InputError
+from .cases import find_cases
+from .loading import read_volume
+
+__all__ = ["find_labelled_cases", "read_case_report", "read_oriented", "result_file"]
+
+
+def find_labelled_cases(dataset: Path, data_list: str) -> list[dict[str, str]]:
+    """The cases of a list as `find_cases` gives them, with their labels where the whole list has them.
+
+    Raises:
+        InputError: as `find_cases` does.
+    """
+    try:
+        items = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))[data_list]
+        labelled = all("label" in item for item in items)
+    except (OSError, ValueError, KeyError, TypeError):
+        labelled = False  # no list, or a bad one: what is wrong with it, `find_cases` says
+    return find_cases(str(dataset), data_list, labelled)
+
+
+def read_oriented(path: str | Path, dim: int) -> MetaTensor:
+    """Read an image or labelmap ``[1, *shape]``; the axes of a volume are brought to right, anterior, superior.
+
+    Raises:
+        InputError: as `read_volume` does.
+    """
+    volume = read_volume(path, dim)
+    return volume if dim == 2 else Orientation("RAS", labels=None)(volume)
+
+
+def result_file(folder: Path, ending: str) -> Path:
+    """The file of a case's folder with this ending (``seg``, ``itn``, ``one_pass``), whatever its format."""
+    return next((path for path in sorted(folder.glob(f"{folder.name}_{ending}.*"))), folder / f"{folder.name}_{ending}")
+
+
+def read_case_report(folder: Path) -> dict[str, Any]:
+    """The JSON of a case.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = folder / f"{folder.name}.json"
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not {"case", "topology", "labels", "loss_curve"} <= set(content):
+            raise KeyError("labels or loss_curve")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: expected the JSON that inference writes for a case, found {type(error).__name__}. Run inference "
+            "again."
+        ) from error
+    return content

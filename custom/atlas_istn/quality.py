@@ -1,0 +1,304 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""How far a result can be trusted, without a reference: ok, review or fail, and why.
+
+A case is measured by how well the refined atlas fits the ITN's labels, how much both differ, how certain the propagated
+labels are, and how unusual velocity and affine map are. Each measure is compared with a population of cases that are
+known to be good, the validation cases say, by a robust z-score (median and MAD). Without such a population only fixed
+limits apply.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+from monai.metrics import DiceMetric
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from .errors import InputError
+from .io.outputs import write_json
+from .spatial import mean_squared_gradient
+
+__all__ = [
+    "CaseMeasures",
+    "Population",
+    "Quality",
+    "QualityCalibration",
+    "QualityCheck",
+    "label_entropy",
+    "measure_cases",
+]
+
+logger = logging.getLogger(__name__)
+
+REASONS = {
+    "misfit": "the atlas fits the ITN's labels worse than usual",
+    "disagreement": "ITN and refined labels differ more than usual",
+    "entropy": "the propagated labels are less certain than usual",
+    "deformation": "the deformation is stronger than usual",
+    "pose": "position, rotation or size is unusual",
+}
+"""Measure → what is said of a case in which it is too high."""
+REVIEW_Z = 3.5  # the customary limit of a robust z-score (Iglewicz and Hoaglin, 1993)
+FAIL_Z = 5.0  # for two measures: one alone may be a harmless oddity
+REVIEW_DISAGREEMENT, FAIL_DISAGREEMENT = 0.3, 0.5  # 1 − Dice; hold whatever the population
+FEWEST_CASES = 8
+_SMALLEST = 1e-3  # of a measure, and of the spread of T's entries: below, differences are rounding
+_SMALLEST_LOG = 0.05  # of the spread of a logarithm: cases that are almost alike must not make 5 % an alarm
+
+
+def label_entropy(probabilities: Tensor) -> Tensor:
+    """Entropy of the label at every voxel, from 0 (certain) to 1 (all labels equally likely).
+
+    Args:
+        probabilities: soft labelmap ``[B, Nc, *shape]``; normalised here. A voxel without any label is certain.
+
+    Returns:
+        ``[B, 1, *shape]``, in units of log Nc.
+    """
+    positive = probabilities.clamp_min(0.0)
+    share = positive / positive.sum(dim=1, keepdim=True).clamp_min(1e-6)
+    return torch.special.entr(share).sum(dim=1, keepdim=True) / math.log(probabilities.shape[1])
+
+
+def measure_cases(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the result of a batch tells about its quality, on the model's grid.
+
+    Args:
+        output: ``pred`` (refined soft labels) and ``itn`` ``[B, Nc, *shape]``, ``velocity`` and ``affine``.
+
+    Returns:
+        Per case ``[B]``: ``misfit``, the squared error of both labelmaps over the volume of the foreground;
+        ``disagreement``, 1 − Dice of both, mean over labels; ``entropy`` of the propagated labels over the volume of
+        the foreground; ``deformation``, the mean squared gradient of the velocity. And ``affine``
+        ``[B, dim (dim + 1)]``, the entries of T.
+    """
+    refined, predicted = torch.as_tensor(output["pred"]), torch.as_tensor(output["itn"]).clamp(0.0, 1.0)
+    volume = refined[:, 1:].flatten(1).sum(dim=1).clamp_min(1.0)
+    masks = [_one_hot(labels) for labels in (predicted, refined)]
+    dice = DiceMetric(include_background=False, ignore_empty=False)(*masks)
+    return {
+        "misfit": (refined - predicted).square().flatten(1).sum(dim=1) / volume,
+        "disagreement": 1.0 - torch.as_tensor(dice).mean(dim=1),
+        "entropy": label_entropy(refined).flatten(1).sum(dim=1) / volume,
+        "deformation": mean_squared_gradient(torch.as_tensor(output["velocity"])),
+        "affine": torch.as_tensor(output["affine"]).flatten(1),
+    }
+
+
+def _one_hot(labels: Tensor) -> Tensor:
+    return one_hot(labels.argmax(dim=1), labels.shape[1]).movedim(-1, 1)
+
+
+@dataclass(frozen=True)
+class Population:
+    """Measures of cases that are known to be good.
+
+    Attributes:
+        cases: number of cases.
+        affine: median of each entry of T.
+        affine_spread: spread of each entry.
+        median: measure → median, of the logarithm.
+        spread: measure → spread of the logarithm. A spread is 1.4826 MAD, the σ of a normal distribution.
+        weights: fingerprint of the model file.
+    """
+
+    cases: int
+    affine: list[float]
+    affine_spread: list[float]
+    median: dict[str, float]
+    spread: dict[str, float]
+    weights: str = ""
+
+    @classmethod
+    def of(cls, measures: Sequence[Mapping[str, Any]], weights: str = "") -> Population:
+        """Statistics over the measures of cases, each as `measure_cases` gives them, without the batch.
+
+        Raises:
+            InputError: there are too few cases.
+        """
+        if len(measures) < FEWEST_CASES:
+            raise InputError(
+                f"calibration needs at least {FEWEST_CASES} cases, found {len(measures)}. Choose another list with "
+                "test_list, or add cases."
+            )
+        affine = np.array([np.asarray(case["affine"], dtype=float) for case in measures])
+        centre, width = _median_and_spread(affine, _SMALLEST)
+        start = cls(len(measures), centre.tolist(), width.tolist(), {}, {}, weights)
+        logarithms = [start._logarithms(case) for case in measures]
+        median, spread = _median_and_spread(np.array([list(case.values()) for case in logarithms]), _SMALLEST_LOG)
+        return cls(
+            len(measures),
+            centre.tolist(),
+            width.tolist(),
+            dict(zip(REASONS, median.tolist(), strict=True)),
+            dict(zip(REASONS, spread.tolist(), strict=True)),
+            weights,
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Population:
+        """Read a ``quality.json``.
+
+        Raises:
+            InputError: it cannot be read, or holds something else.
+        """
+        try:
+            population = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+            if not set(REASONS) <= set(population.median) & set(population.spread):
+                raise KeyError("a measure is missing")
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(
+                f"{path}: expected the statistics that `calibrate` writes, found something else "
+                f"({type(error).__name__}). Calibrate again, or remove the file."
+            ) from error
+        return population
+
+    def z_scores(self, measures: Mapping[str, Any]) -> dict[str, float]:
+        """How many spreads each measure of a case lies above the median; negative below."""
+        values = self._logarithms(measures)
+        return {name: (values[name] - self.median[name]) / self.spread[name] for name in REASONS}
+
+    def _logarithms(self, measures: Mapping[str, Any]) -> dict[str, float]:
+        distance = (np.asarray(measures["affine"], dtype=float) - self.affine) / self.affine_spread
+        values = {**measures, "pose": float(np.sqrt(np.mean(distance**2)))}
+        return {name: math.log(float(values[name]) + _SMALLEST) for name in REASONS}
+
+
+def _median_and_spread(values: np.ndarray, smallest: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of each column of ``[cases, columns]``."""
+    median = np.median(values, axis=0)
+    spread = 1.4826 * np.median(np.abs(values - median), axis=0)
+    return median, np.maximum(spread, smallest)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The verdict on a case.
+
+    Attributes:
+        flag: ``"ok"``, ``"review"`` or ``"fail"``.
+        score: largest z-score of the measures; without a population the disagreement of ITN and refined labels.
+            Higher is worse.
+        reasons: why a case is not ok, fixed limits before unusual measures, these the worst first.
+    """
+
+    flag: str
+    score: float
+    reasons: list[str]
+
+
+class QualityCheck:
+    """Flags cases.
+
+    Args:
+        path: ``quality.json``, as `QualityCalibration` writes it beside the model; where there is none, only fixed
+            limits apply: labels that are empty, folding, and ITN and refined labels that disagree.
+        ckpt_path: the model in use. Statistics of another model are not used.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+
+    def __init__(self, path: str | Path = "", ckpt_path: str | Path = "") -> None:
+        self.population = Population.load(path) if path and Path(path).is_file() else None
+        if self.population and ckpt_path and self.population.weights not in ("", _fingerprint(ckpt_path)):
+            logger.warning("%s belongs to another model and is not used: run calibrate again", path)
+            self.population = None
+
+    def __call__(self, measures: Mapping[str, Any], folded_fraction: float = 0.0, empty: int = 0) -> Quality:
+        """Judge one case.
+
+        Args:
+            measures: of `measure_cases`, without the batch.
+            folded_fraction: share of voxels in which the transform folds.
+            empty: number of labels of the refined result without a voxel.
+        """
+        reasons, failed = [], bool(empty)
+        if empty:
+            reasons.append(f"{empty} label{'s are' if empty > 1 else ' is'} empty")
+        disagreement = float(measures["disagreement"])
+        if disagreement > REVIEW_DISAGREEMENT:
+            reasons.append(f"Dice of ITN and refined labels is {1 - disagreement:.2f}")
+            failed |= disagreement > FAIL_DISAGREEMENT
+        if folded_fraction > 0:
+            reasons.append(f"{folded_fraction:.2%} of the transform folds")
+        scores = self.population.z_scores(measures) if self.population else {}
+        unusual = sorted(((z, name) for name, z in scores.items() if z > REVIEW_Z), reverse=True)
+        reasons += [f"{REASONS[name]} (z = {z:.1f})" for z, name in unusual]
+        failed |= sum(z > FAIL_Z for z, _ in unusual) >= 2
+        flag = "fail" if failed else "review" if reasons else "ok"
+        return Quality(flag, max(scores.values(), default=disagreement), reasons)
+
+
+def _fingerprint(path: str | Path) -> str:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    except OSError:  # that there is no model, its loader says
+        return ""
+
+
+class CaseMeasures:
+    """Handler that adds the measures of each case to the output, before results leave the model's grid.
+
+    Args:
+        uncertainty: also add the `label_entropy` of the refined result, of the mean of the ensemble where there is one.
+    """
+
+    def __init__(self, uncertainty: bool = False) -> None:
+        self.uncertainty = uncertainty
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an `AtlasEvaluator`."""
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Add ``measures`` and, if asked for, ``uncertainty`` ``[B, 1, *shape]`` to the output of a batch."""
+        output = engine.state.output
+        if {"itn", "velocity"} <= output.keys():  # else there is no refinement to judge
+            output["measures"] = {name: values.cpu() for name, values in measure_cases(output).items()}
+        if self.uncertainty:
+            output["uncertainty"] = label_entropy(torch.as_tensor(output.get("ensemble", output["pred"])))
+
+
+class QualityCalibration:
+    """Handler that writes the `Population` of a run as JSON; goes with `CaseMeasures`.
+
+    Args:
+        path: file to write, ``quality.json`` beside the model.
+        ckpt_path: the model.
+    """
+
+    def __init__(self, path: str | Path, ckpt_path: str | Path = "") -> None:
+        self.path = path
+        self.ckpt_path = ckpt_path
+        self.measures: list[Mapping[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an `AtlasEvaluator`."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self) -> None:
+        self.measures = []
+
+    def _collect(self, engine: Engine) -> None:
+        self.measures += [case["measures"] for case in engine.state.output]
+
+    def _write(self) -> None:
+        population = Population.of(self.measures, _fingerprint(self.ckpt_path) if self.ckpt_path else "")
+        write_json(asdict(population), self.path)
+        logger.info("calibrated on %d cases: %s", population.cases, self.path)

@@ -1,0 +1,317 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The command `report`: reads a run, has its cases drawn and fills the template."""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from monai.data import MetaTensor
+
+from .. import __version__
+from ..errors import InputError
+from ..evaluation import read_metrics
+from ..files import write_whole
+from ..io.results import find_labelled_cases, read_case_report, read_oriented, result_file
+from ..topology import labelmap_topology
+from . import drawing
+from .charts import BoxPlot, Curve, box_plot, curve
+from .planes import Plane, atlas_coordinates, choose_planes
+
+__all__ = ["write_report"]
+
+RESULTS = {"itn": "ITN", "one_pass": "1-pass", "refine": "refined"}
+"""Name of a result → its title."""
+FILES = {"itn": "itn", "one_pass": "one_pass", "refine": "seg"}
+"""Name of a result → ending of its file name."""
+FLAGS = ("fail", "review", "ok", "unrated")
+
+
+@dataclass(frozen=True)
+class View:
+    """The drawn pictures of one plane: data URIs and SVG paths in millimetres."""
+
+    plane: Plane
+    image: str
+    labels: str
+    outlines: dict[str, str] = field(default_factory=dict)
+    difference: str = ""
+    grid: str = ""
+    volume: str = ""
+    uncertainty: str = ""
+
+
+@dataclass(frozen=True)
+class CasePage:
+    """What the page of a case shows, and its row in the table.
+
+    Attributes:
+        name: of the case.
+        report: its JSON.
+        flag: one of `FLAGS`.
+        badges: (kind, text): kind is ``"good"`` or ``"bad"``.
+        volumes: label → millilitres (square centimetres in 2D) of the refined result.
+        metrics: result → label → row of ``metrics.csv``.
+        dice: result → mean over labels.
+        curve: of the refinement.
+        views: one per plane.
+    """
+
+    name: str
+    report: dict[str, Any]
+    flag: str
+    badges: list[tuple[str, str]]
+    volumes: dict[str, float]
+    metrics: dict[str, dict[str, dict[str, Any]]]
+    dice: dict[str, float]
+    curve: Curve
+    views: list[View]
+
+    @property
+    def whole(self) -> bool:
+        """Whether every label has the topology that it has in the atlas."""
+        return all(kind == "good" for kind, _ in self.badges[:-1])  # the last is about folds
+
+    @property
+    def findings(self) -> list[str]:
+        """What is said in the table: topology that is not the atlas's, then reasons and warnings."""
+        bad = [text for kind, text in self.badges if kind == "bad"]
+        return bad + self.report.get("quality_reasons", []) + self.report.get("warnings", [])
+
+    @property
+    def rank(self) -> tuple[Any, ...]:
+        """Sorting by it puts the conspicuous cases first."""
+        bad = sum(kind == "bad" for kind, _ in self.badges)
+        score = self.report.get("quality_score", 0.0)
+        return FLAGS.index(self.flag), -bad, -score, self.dice.get("refine", 0.0), self.name
+
+
+def write_report(
+    output_dir: str | Path, dataset_dir: str | Path = "", data_list: str = "test", path: str | Path = ""
+) -> None:
+    """Write one HTML file about an inference or evaluation run, which needs neither network nor other files.
+
+    Its first page compares the cases, the conspicuous ones first; every case has a page with the outlines of its
+    results, their differences, the deformed grid of the atlas, local volumes, the course of the refinement and its
+    warnings. Scores are shown where the run has a ``metrics.csv``, that is after `evaluate`.
+
+    Args:
+        output_dir: what inference or evaluation wrote.
+        dataset_dir: the data set that was run, for the images and, where it has labels, the truth; without it the
+            outlines are drawn upon nothing.
+        data_list: list of the data set.
+        path: file to write; default ``OUTPUT_DIR/report.html``.
+
+    Raises:
+        InputError: there are no results in the folder, or a file cannot be read or written.
+    """
+    output = Path(output_dir)
+    folders = sorted(file.parent for file in output.glob("*/*.json") if file.stem == file.parent.name)
+    if not folders:
+        raise InputError(f"{output}: found no results of inference. Run inference first, with this output_dir.")
+    sources = {case["case"]: case for case in find_labelled_cases(Path(dataset_dir), data_list)} if dataset_dir else {}
+    metrics = _metrics(output / "metrics.csv")
+    atlas = _Atlas(output / "atlas")
+    pages = [_page(folder, atlas, sources.get(folder.name, {}), metrics.get(folder.name, {})) for folder in folders]
+    pages.sort(key=lambda page: page.rank)
+    loader = jinja2.PackageLoader("atlas_istn", "report")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    html = environment.get_template("report.html.j2").render(
+        pages=pages,
+        flags={page.name: page.flag for page in pages},
+        labels=list(dict.fromkeys(name for page in pages for name in page.volumes)),
+        unit=_unit(atlas.dim),
+        scored=any(page.dice for page in pages),
+        truth=any("truth" in page.views[0].outlines for page in pages),
+        failed=_failed(output / "summary.csv"),
+        plots=_plots(pages, _unit(atlas.dim)),
+        counts={flag: sum(page.flag == flag for page in pages) for flag in FLAGS},
+        results=RESULTS,
+        colours=atlas.colours,
+        atlas=atlas,
+        version=__version__,
+    )
+    target = Path(path or output / "report.html")
+    write_whole(target, lambda part: part.write_text(html, encoding="utf-8"))
+    sys.stdout.write(f"{target}: {len(pages)} cases, {target.stat().st_size / 2**20:.1f} MB\n")
+
+
+class _Atlas:
+    """The atlas of a run: its labels, their names, colours and topology, and a picture of it."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "atlas_labelmap.nii.gz"
+        if not path.is_file():
+            raise InputError(f"{path}: no such file. Expected the atlas that inference writes. Run inference again.")
+        import nibabel as nib
+
+        self.dim = nib.load(path).ndim
+        labelmap = read_oriented(path, self.dim)
+        values = sorted({int(value) for value in labelmap.unique()} - {0})
+        palette = drawing.LABEL_COLOURS
+        self.colours = {value: palette[i % len(palette)] for i, value in enumerate(values)}
+        self.topology = labelmap_topology(np.asarray(labelmap[0]).astype(int), values)
+        image = read_oriented(folder / "atlas_image.nii.gz", self.dim)
+        self.views = [
+            View(plane, drawing.grey(plane.cut(image[0].numpy())), drawing.tinted(_cut(plane, labelmap), self.colours))
+            for plane in choose_planes(labelmap)
+        ]
+
+
+def _cut(plane: Plane, volume: MetaTensor) -> np.ndarray:
+    return plane.cut(np.asarray(volume[0]).astype(int))
+
+
+def _metrics(path: Path) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """Case → result → label → row, of a ``metrics.csv``; empty if there is none."""
+    table: dict[str, dict[str, dict[str, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+    for row in read_metrics(path) if path.is_file() else []:
+        table[row["case"]][row["result"]][row["label"]] = row
+    return table
+
+
+def _failed(path: Path) -> list[str]:
+    """Cases of a ``summary.csv`` that have no results; not why, since the reason may name files."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [row["case"] for row in csv.DictReader(stream) if row.get("error")]
+
+
+def _page(
+    folder: Path, atlas: _Atlas, source: Mapping[str, str], metrics: dict[str, dict[str, dict[str, Any]]]
+) -> CasePage:
+    report = read_case_report(folder)
+    files = {name: result_file(folder, ending) for name, ending in FILES.items()}
+    maps = {name: read_oriented(file, atlas.dim) for name, file in files.items()}
+    if "label" in source:
+        maps["truth"] = read_oriented(source["label"], atlas.dim)
+    image = read_oriented(source["image"], atlas.dim) if source else None
+    refined = maps["refine"]
+    size = float(refined.pixdim[: atlas.dim].prod()) / 10**atlas.dim
+    volumes = {name: float((refined == value).sum()) * size for name, value in report["labels"].items()}
+    scores = {result: [row["dice"] for row in rows.values()] for result, rows in metrics.items()}
+    return CasePage(
+        folder.name,
+        report,
+        report.get("quality", "unrated"),
+        _badges(report, atlas),
+        volumes,
+        metrics,
+        {result: float(np.nanmean(dice)) for result, dice in scores.items() if not np.isnan(dice).all()},
+        curve(report["loss_curve"]),
+        _views(folder, maps, image, _uncertainty(folder, refined), atlas),
+    )
+
+
+def _badges(report: Mapping[str, Any], atlas: _Atlas) -> list[tuple[str, str]]:
+    badges = []
+    for name, value in report["labels"].items():
+        found, expected = report["topology"][name], atlas.topology.get(value)
+        text = f"{name}: {_shape(found)}"
+        if expected is None or found == expected._asdict():
+            badges.append(("good", text))
+        else:
+            badges.append(("bad", f"{text}; atlas: {_shape(expected._asdict())}"))
+    folded = report["folded_fraction"]
+    badges.append(("bad", f"{folded:.2%} folded") if folded > 0 else ("good", "no folds"))
+    return badges
+
+
+def _shape(topology: Mapping[str, int]) -> str:
+    """In words: 1 component, 2 holes."""
+    words = [
+        f"{count} {name.removesuffix('s') if count == 1 else name}"
+        for name, count in topology.items()
+        if count or name == "components"
+    ]
+    return ", ".join(words).replace("1 cavitie", "1 cavity")
+
+
+def _uncertainty(folder: Path, refined: MetaTensor) -> MetaTensor | None:
+    """The map of a case where the run wrote one."""
+    path = result_file(folder, "uncertainty")
+    return read_oriented(path, refined.ndim - 1) if path.is_file() else None
+
+
+def _views(
+    folder: Path,
+    maps: Mapping[str, MetaTensor],
+    image: MetaTensor | None,
+    entropy: MetaTensor | None,
+    atlas: _Atlas,
+) -> list[View]:
+    import itk  # loading it takes seconds
+
+    path = folder / f"{folder.name}_atlas_to_subject.h5"
+    try:
+        transform = itk.transformread(path)[0]
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: the transform cannot be read. Run inference again.") from error
+    refined = maps["refine"]
+    if image is not None and image.shape != refined.shape:
+        raise InputError(f"{folder}: the image has another size than the results. Pass the dataset_dir that was run.")
+    anything = refined.clone()
+    anything[:] = sum((labels > 0).float() for labels in maps.values())
+    affine = refined.affine.numpy()
+    views = []
+    for plane in choose_planes(anything):
+        cuts = {name: _cut(plane, labels) for name, labels in maps.items()}
+        across, down, determinant = atlas_coordinates(transform, affine, plane)
+        views.append(
+            View(
+                plane,
+                "" if image is None else drawing.grey(plane.cut(image[0].numpy())),
+                drawing.tinted(cuts["refine"], atlas.colours),
+                {name: drawing.outlines(cut, plane) for name, cut in cuts.items()},
+                drawing.difference(cuts["itn"], cuts["refine"]),
+                drawing.grid((across, down), plane),
+                drawing.local_volume(determinant),
+                "" if entropy is None else drawing.uncertainty(plane.cut(entropy[0].numpy())),
+            )
+        )
+    return views
+
+
+def _unit(dim: int) -> str:
+    return "ml" if dim == 3 else "cm²"
+
+
+def _plots(pages: Sequence[CasePage], unit: str) -> list[BoxPlot]:
+    """The distributions that the first page shows."""
+
+    def collect(key: str) -> dict[str, float]:
+        return {page.name: float(page.report.get(key, math.nan)) for page in pages}
+
+    def score(metric: str) -> dict[str, dict[str, float]]:
+        return {
+            title: {page.name: _mean(row[metric] for row in page.metrics.get(result, {}).values()) for page in pages}
+            for result, title in RESULTS.items()
+        }
+
+    labels = dict.fromkeys(name for page in pages for name in page.volumes)
+    volumes = {name: {page.name: page.volumes.get(name, math.nan) for page in pages} for name in labels}
+    plots = [
+        box_plot("Dice", score("dice")),
+        box_plot("95 % Hausdorff distance [mm]", score("hd95")),
+        box_plot("Objective", {"1-pass": collect("loss_before"), "refined": collect("loss_after")}),
+        box_plot("Quality score", {"": collect("quality_score")}),
+        box_plot("Smallest Jacobian", {"": collect("min_jacobian")}),
+        box_plot(f"Volume [{unit}]", volumes),
+        box_plot("Iterations", {"": collect("iterations")}),
+    ]
+    return [plot for plot in plots if plot]
+
+
+def _mean(values: Any) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

@@ -1,0 +1,182 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Points, meshes and images from one space of a run to another: atlas to subject, back, and subject to subject.
+
+Points move with the map itself; images are resampled, which needs the map from the target's points to the source's.
+Subject to subject goes through the atlas, ``(y_j ∘ Φ_j) ∘ Φ_i⁻¹`` (Atlas-ISTN, eq. 22-23).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from monai.data import MetaTensor
+from scipy.ndimage import map_coordinates
+
+from ..errors import InputError
+from ..io.loading import read_volume
+from ..io.outputs import write_image, write_labelmap
+from .points import POINT_SUFFIXES, read_points
+from .run import ATLAS, Run
+from .surfaces import MESH_SUFFIXES, read_surface, write_surface
+
+__all__ = ["move_points", "propagate", "resample"]
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".png", ".nrrd", ".mha")
+Points = npt.NDArray[np.float64]
+
+
+def propagate(
+    output_dir: str | Path,
+    path: str | Path,
+    source: str = ATLAS,
+    target: str | tuple[str, ...] = "all",
+    labels: bool = True,
+    to: str | Path = "",
+) -> None:
+    """Take points, a mesh, a label map or an image from one space of an inference run to others.
+
+    Points are .csv (columns x, y, z in LPS mm), .mrk.json or .fcsv of 3D Slicer; meshes .vtp, .ply or .stl; images
+    .nii.gz, .nii, .png, .nrrd or .mha. Results keep the format, except that images of atlas space and volumes become
+    .nii.gz. They are written as TO/TARGET/NAME_SOURCE_to_TARGET.SUFFIX.
+
+    Args:
+        output_dir: folder of an inference run.
+        path: file to propagate, in the space of the source.
+        source: "atlas", or the name of a case.
+        target: "atlas", the name of a case, several names with commas between them, or "all" (every case).
+        labels: an image is a label map (its labels are interpolated one by one); --labels=False for grey values.
+        to: folder to write to; default OUTPUT_DIR/propagated.
+
+    Raises:
+        InputError: an unknown case or format, points outside of the source, or a file that cannot be read or written.
+    """
+    run = Run.open(output_dir)
+    source = ATLAS if source == ATLAS else run.choose(source)[0]
+    targets = [ATLAS] if target == ATLAS else [name for name in run.choose(target) if name != source]
+    if not targets or source in targets:
+        raise InputError(f"source and target are both '{source}': nothing to propagate. Choose another target.")
+    suffix = _suffix_of(path)
+    for name in targets:
+        stem = Path(path).name[: -len(suffix)]
+        base = Path(to or run.folder / "propagated") / name / f"{stem}_{source}_to_{name}"
+        if suffix in POINT_SUFFIXES:
+            _propagate_points(run, path, source, name, Path(f"{base}{suffix}"))
+        elif suffix in MESH_SUFFIXES:
+            _propagate_mesh(run, path, source, name, Path(f"{base}{suffix}"))
+        else:
+            _propagate_image(run, path, source, name, base, labels)
+    logger.info("%s taken from %s to %d spaces, in %s", path, source, len(targets), to or run.folder / "propagated")
+
+
+def move_points(run: Run, points: Points, source: str, target: str) -> Points:
+    """Take LPS points ``[N, dim]`` or, with z left as it is in 2D, ``[N, 3]`` from one space of a run to another.
+
+    Args:
+        run: the run.
+        points: in millimetres of the source.
+        source: ``"atlas"`` or a case.
+        target: ``"atlas"`` or a case.
+    """
+    moved = points.astype(np.float64).copy()
+    plane = moved[:, : run.dim]
+    if source != ATLAS:
+        plane = run.registration(source).to_atlas(plane)
+    if target != ATLAS:
+        plane = run.registration(target).to_subject(plane)
+    moved[:, : run.dim] = plane
+    return moved
+
+
+def resample(run: Run, image: MetaTensor, source: str, target: str, labels: bool) -> npt.NDArray[np.float32]:
+    """Resample an image of the source on the grid of the target; 0 where the source has nothing.
+
+    Args:
+        run: the run.
+        image: ``[1, *shape]`` on any grid in the world of the source.
+        source: ``"atlas"`` or a case.
+        target: ``"atlas"`` or a case.
+        labels: each label is interpolated by itself, and the largest wins.
+    """
+    dim = run.dim
+    grid = run.grid(target)
+    voxels = np.indices(grid.shape[1:], dtype=np.float64).reshape(dim, -1).T
+    here = _to_world(voxels, grid, dim)
+    there = move_points(run, here, target, source)
+    places = _to_voxels(there, image, dim).T
+    content = image[0].numpy()
+    if labels:
+        values = np.unique(content)
+        masks = [(content == value).astype(np.float32) for value in values]
+        # Beyond the image there is background alone.
+        outside = [float(value == 0) for value in values]
+        shares = [map_coordinates(m, places, order=1, cval=o) for m, o in zip(masks, outside, strict=True)]
+        result = values[np.argmax(shares, axis=0)]
+    else:
+        result = map_coordinates(content, places, order=1)
+    return np.asarray(result, dtype=np.float32).reshape(grid.shape[1:])
+
+
+def _suffix_of(path: str | Path) -> str:
+    known = (*POINT_SUFFIXES, *MESH_SUFFIXES, *IMAGE_SUFFIXES)
+    suffix = next((end for end in known if str(path).lower().endswith(end)), "")
+    if not suffix:
+        raise InputError(f"{path}: unknown format. Expected one of {', '.join(known)}.")
+    return str(path)[-len(suffix) :].lower()
+
+
+def _propagate_points(run: Run, path: str | Path, source: str, target: str, result: Path) -> None:
+    content = read_points(path)
+    _check_inside(run, content.points, source, path)
+    content.write(move_points(run, content.points, source, target), result)
+
+
+def _propagate_mesh(run: Run, path: str | Path, source: str, target: str, result: Path) -> None:
+    surface = read_surface(path)
+    _check_inside(run, surface.points, source, path)
+    write_surface(surface.moved(move_points(run, surface.points, source, target), **surface.values), result)
+
+
+def _propagate_image(run: Run, path: str | Path, source: str, target: str, base: Path, labels: bool) -> None:
+    image = read_volume(path, run.dim)
+    content = image[0].numpy()
+    if labels and (content != content.round()).any():
+        raise InputError(f"{path}: expected a label map, found values that are no integers. Add --labels=False.")
+    voxels = resample(run, image, source, target, labels)
+    affine = run.grid(target).affine.numpy()
+    suffix = ".png" if str(path).lower().endswith(".png") and target != ATLAS else ".nii.gz"
+    if labels or suffix == ".png":
+        values = voxels.round().astype(int)
+        if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
+            raise InputError(f"{path}: expected labels from 0 to 65535, found others. Use other values.")
+        write_labelmap(values, affine, range(int(values.max()) + 1), Path(f"{base}{suffix}"))
+    else:
+        write_image(voxels, affine, Path(f"{base}{suffix}"))
+
+
+def _check_inside(run: Run, points: Points, source: str, path: str | Path) -> None:
+    of_atlas = source == ATLAS
+    outside = run.registration(run.cases[0] if of_atlas else source).outside(points[:, : run.dim], of_atlas)
+    if outside.any():
+        first = np.round(points[outside][0], 2).tolist()
+        raise InputError(
+            f"{path}: {int(outside.sum())} of {len(points)} points lie outside of the region of '{source}' that the "
+            f"model sees, the first at {first} (LPS, mm). Expected points in the space of '{source}'. Check the source "
+            "and the coordinate system."
+        )
+
+
+def _to_world(voxels: Points, grid: MetaTensor, dim: int) -> Points:
+    """LPS millimetres of voxel coordinates ``[N, dim]``."""
+    affine = grid.affine.numpy().astype(np.float64)
+    return (voxels @ affine[:dim, :dim].T + affine[:dim, 3]) * np.array([-1.0, -1.0, 1.0])[:dim]
+
+
+def _to_voxels(points: Points, grid: MetaTensor, dim: int) -> Points:
+    affine = grid.affine.numpy().astype(np.float64)
+    return (points * np.array([-1.0, -1.0, 1.0])[:dim] - affine[:dim, 3]) @ np.linalg.inv(affine[:dim, :dim]).T

@@ -1,0 +1,206 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Check of the finished atlas, and its repair."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from matplotlib.figure import Figure
+
+from ..errors import InputError
+from ..files import write_whole
+from ..io.outputs import write_json
+from .repair import pull_argmax, repair_labelmap
+from .signature import Signature
+
+__all__ = ["AtlasCheck", "AtlasTopology", "check_atlas", "check_model", "draw_repair"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AtlasCheck:
+    """An atlas beside the topology that it should have.
+
+    Attributes:
+        labels: soft channels ``[Nc, *shape]`` as they were.
+        repaired: the nearest soft channels with the topology, or nearer to it; `labels` itself where nothing is wrong.
+        target: the topology wanted.
+        before: the topology of `labels`.
+        after: the topology of `repaired`.
+        defects_before: components, holes and cavities too many or too few in `labels`.
+        defects_after: those left in `repaired`; 0 unless the target is out of reach.
+    """
+
+    labels: np.ndarray
+    repaired: np.ndarray
+    target: Signature
+    before: Signature
+    after: Signature
+    defects_before: int
+    defects_after: int
+
+    @property
+    def changed(self) -> np.ndarray:
+        """The voxels ``[*shape]`` whose label the repair changed."""
+        return self.labels.argmax(axis=0) != self.repaired.argmax(axis=0)
+
+    def report(self, names: Mapping[int, str] | None = None) -> dict[str, Any]:
+        """All of it as a JSON tree, with labels by name."""
+        names = names or {}
+
+        def pairs(chosen: Iterable[tuple[int, int]]) -> list[str]:
+            return ["+".join(names.get(label, str(label)) for label in pair) for pair in sorted(chosen)]
+
+        return {
+            "target": self.target.describe(names),
+            "atlas": self.before.describe(names),
+            "defects": self.defects_before,
+            "voxels_changed": int(self.changed.sum()),
+            "defects_after_repair": self.defects_after,
+            "contacts_missing": pairs(self.target.adjacent - self.after.adjacent),
+            "contacts_surplus": pairs(self.after.adjacent - self.target.adjacent),
+            # Channels that sum to one overlap nowhere by more than half: then the labelmap says it all.
+            "overlapping_voxels": int(((self.repaired[1:] > 0.5).sum(axis=0) > 1).sum()),
+        }
+
+
+def check_atlas(labels: np.ndarray, target: Signature) -> AtlasCheck:
+    """Compare an atlas with the topology that it should have, and repair it where it has another.
+
+    Args:
+        labels: soft channels ``[Nc, (D,) H, W]``.
+        target: the topology wanted.
+    """
+    labelmap = labels.argmax(axis=0).astype(np.int16)
+    before = Signature.of(labelmap, len(labels))
+    defects = target.defects(labelmap)
+    if not defects:
+        return AtlasCheck(labels, labels, target, before, before, 0, 0)
+    repaired = repair_labelmap(labels, target)
+    after = Signature.of(repaired, len(labels))
+    return AtlasCheck(labels, pull_argmax(labels, repaired), target, before, after, defects, target.defects(repaired))
+
+
+def draw_repair(check: AtlasCheck, path: str | Path) -> None:
+    """Draw the atlas's labelmap before and after its repair, in 3D the slice with most changes, and what changed."""
+    maps = [check.labels.argmax(axis=0), check.repaired.argmax(axis=0), check.changed]
+    if maps[0].ndim == 3:
+        index = int(check.changed.sum(axis=(0, 1)).argmax())
+        maps = [volume[..., index] for volume in maps]
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, picture, title in zip(figure.subplots(1, 3), maps, ("before", "after", "changed"), strict=True):
+        highest = 1 if title == "changed" else len(check.labels) - 1
+        axes.imshow(picture.T, origin="lower" if check.changed.ndim == 3 else "upper", vmin=0, vmax=highest)
+        axes.set_title(title)
+        axes.set_axis_off()
+    write_whole(path, lambda part: figure.savefig(part, dpi=100))
+
+
+class AtlasTopology:
+    """Trainer handler that checks the atlas of the finished model and repairs it in the model file.
+
+    Attach it after the handlers that write the model. It leaves ``atlas_topology.json`` beside the model and, where
+    something was repaired, ``atlas_topology.png``.
+
+    Args:
+        path: the model file.
+        data_loader: training cases on the model's grid, ``{"label": [B, Nc, *shape]}`` batches; the atlas should have
+            the topology that most of them have.
+        declared: what the atlas should have instead, as for `Signature.declare`.
+        label_names: class index → name, background included.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        data_loader: Iterable[Mapping[str, Any]],
+        declared: Mapping[Any, Any] | None = None,
+        label_names: Mapping[int, str] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.data_loader = data_loader
+        self.declared = declared or {}
+        self.label_names = {int(index): name for index, name in (label_names or {}).items()}
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self) -> None:
+        """Check and repair."""
+        if idist.get_rank() > 0 or not self.path.is_file():
+            return
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        labels = state["atlas_labels"]
+        target = self._majority().declare(self.declared, labels.shape[1])
+        check = check_atlas(labels[0].numpy(), target)
+        report = check.report(self.label_names)
+        write_json(report, self.path.with_name("atlas_topology.json"))
+        _log(report)
+        if check.changed.any():
+            draw_repair(check, self.path.with_name("atlas_topology.png"))
+            state["atlas_labels"] = torch.from_numpy(check.repaired).to(labels)[None]
+            write_whole(self.path, lambda part: torch.save(state, part))
+
+    def _majority(self) -> Signature:
+        labelmaps = (case for batch in self.data_loader for case in torch.as_tensor(batch["label"]))
+        return Signature.majority(
+            [Signature.of(case.argmax(dim=0).to(torch.int16).cpu().numpy(), len(case)) for case in labelmaps]
+        )
+
+
+def _log(report: Mapping[str, Any]) -> None:
+    if not report["defects"]:
+        logger.info("the atlas has the topology that it should have")
+    elif not report["defects_after_repair"]:
+        logger.info("topology of the atlas repaired by relabelling %d voxels", report["voxels_changed"])
+    else:
+        logger.warning("topology of the atlas: %d defects are beyond repair", report["defects_after_repair"])
+    for name in ("contacts_missing", "contacts_surplus"):
+        if report[name]:
+            logger.warning("topology of the atlas: %s %s", name.replace("_", " "), ", ".join(report[name]))
+
+
+def check_model(model: str | Path, target: Mapping[Any, Any] | None = None, output: str | Path = "") -> None:
+    """Print the topology of the atlas in a model file, and write the model with its atlas repaired.
+
+    Args:
+        model: a ``model.pt``.
+        target: the topology wanted, such as "{1: [1, 0, 0], 1+2: [1, 0, 0], adjacent: [[1, 2]]}": label, or labels
+            together, to components, holes (in 3D handles) and cavities; what it leaves out stays as it is.
+        output: file for the repaired model; with it, if anything was repaired, goes a picture of the same name.
+
+    Raises:
+        InputError: the file cannot be read or is no model, or the target makes no sense.
+    """
+    try:
+        state = torch.load(model, map_location="cpu", weights_only=True)
+        labels = state["atlas_labels"]
+    except (OSError, RuntimeError, UnpicklingError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{model}: expected a model.pt with an atlas ({type(error).__name__}). Train a model."
+        ) from error
+    if target is not None and not isinstance(target, Mapping):
+        raise InputError(f"target: expected a table such as {{1: [1, 0, 0]}}, found {target!r}.")
+    channels = labels[0].numpy()
+    own = Signature.of(channels.argmax(axis=0).astype(np.int16), len(channels))
+    check = check_atlas(channels, own.declare(target or {}, len(channels)))
+    sys.stdout.write(json.dumps(check.report(), indent=2) + "\n")
+    if output:
+        state["atlas_labels"] = torch.from_numpy(check.repaired).to(labels)[None]
+        write_whole(output, lambda part: torch.save(state, part))
+        if check.changed.any():
+            draw_repair(check, Path(output).with_suffix(".png"))

@@ -1,0 +1,150 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The topology of a whole labelmap: of every label, of unions of labels, and which labels touch."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from ..errors import InputError
+from .betti import Topology, label_topology
+
+__all__ = ["Signature"]
+
+Union = tuple[int, ...]
+"""A label, or labels taken together, in ascending order."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Topology of a labelmap, found or wanted.
+
+    Attributes:
+        shapes: topology of every label, of every two labels that touch taken together, and of the whole foreground.
+        adjacent: pairs of labels that touch, with full connectivity.
+    """
+
+    shapes: Mapping[Union, Topology]
+    adjacent: frozenset[tuple[int, int]]
+
+    @classmethod
+    def of(cls, labelmap: np.ndarray, num_classes: int) -> Signature:
+        """Measure a labelmap.
+
+        Args:
+            labelmap: class indices ``[(D,) H, W]``, 0 for the background.
+            num_classes: classes, background included; a class that is absent has the topology of an empty mask.
+
+        Raises:
+            InputError: the labelmap is neither 2D nor 3D.
+        """
+        adjacent = _adjacent(labelmap)
+        labels = range(1, num_classes)
+        unions = dict.fromkeys([*((label,) for label in labels), *sorted(adjacent), tuple(labels)])
+        return cls({union: _topology(labelmap, union) for union in unions}, adjacent)
+
+    @classmethod
+    def majority(cls, signatures: Sequence[Signature]) -> Signature:
+        """What most of several labelmaps have, shape by shape and pair by pair."""
+        pairs = Counter(pair for signature in signatures for pair in signature.adjacent)
+        adjacent = frozenset(pair for pair, count in pairs.items() if 2 * count > len(signatures))
+        votes: dict[Union, Counter[Topology]] = {}
+        for union, topology in itertools.chain.from_iterable(s.shapes.items() for s in signatures):
+            votes.setdefault(union, Counter())[topology] += 1
+        # A pair that touches in few cases only is not looked at; the whole foreground always is.
+        always = {
+            union for signature in signatures[:1] for union in signature.shapes if union not in signature.adjacent
+        }
+        kept = [union for union in votes if union in adjacent or union in always or len(union) > 2]
+        return cls({union: votes[union].most_common(1)[0][0] for union in kept}, adjacent)
+
+    def declare(self, declared: Mapping[Any, Any], num_classes: int) -> Signature:
+        """The same with what a user declares in its place.
+
+        Args:
+            declared: label, or labels joined by ``+``, to ``[components, holes, cavities]``; under ``adjacent`` the
+                list of all pairs that shall touch.
+            num_classes: classes, background included.
+
+        Raises:
+            InputError: a label does not exist or a value makes no sense.
+        """
+        shapes, adjacent = dict(self.shapes), self.adjacent
+        for key, value in declared.items():
+            if key == "adjacent":
+                adjacent = _pairs(value, num_classes)
+                continue
+            counts = list(value) if isinstance(value, Sequence) else []
+            if len(counts) != 3 or not all(isinstance(n, int) and n >= 0 for n in counts):
+                raise InputError(
+                    f"topology: expected {key}: [components, holes, cavities], three whole numbers, found {value!r}."
+                )
+            shapes[_union(str(key).split("+"), num_classes)] = Topology(*counts)
+        return Signature(shapes, adjacent)
+
+    def violations(self, labelmap: np.ndarray) -> dict[Union, Topology]:
+        """The shapes of a labelmap whose topology differs from this one, with what they have."""
+        found = {union: _topology(labelmap, union) for union in self.shapes}
+        return {union: topology for union, topology in found.items() if topology != self.shapes[union]}
+
+    def defects(self, labelmap: np.ndarray) -> int:
+        """Number of components, holes and cavities too many or too few, over all shapes."""
+        return sum(
+            abs(found - wanted)
+            for union, topology in self.violations(labelmap).items()
+            for found, wanted in zip(topology, self.shapes[union], strict=True)
+        )
+
+    def describe(self, names: Mapping[int, str] | None = None) -> dict[str, Any]:
+        """As a JSON tree, with labels by name."""
+        names = names or {}
+
+        def name(union: Union) -> str:
+            return "+".join(names.get(label, str(label)) for label in union)
+
+        return {
+            "shapes": {name(union): list(topology) for union, topology in self.shapes.items()},
+            "adjacent": [name(pair) for pair in sorted(self.adjacent)],
+        }
+
+
+def _topology(labelmap: np.ndarray, union: Union) -> Topology:
+    return label_topology(labelmap == union[0] if len(union) == 1 else np.isin(labelmap, union))
+
+
+def _union(labels: Sequence[Any], num_classes: int) -> Union:
+    try:
+        union = tuple(sorted(int(label) for label in labels))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"topology: expected labels, such as 1 or 1+2, found {labels!r}.") from error
+    if not union or min(union) < 1 or max(union) >= num_classes:
+        raise InputError(f"topology: expected labels from 1 to {num_classes - 1}, found {list(union)}.")
+    return union
+
+
+def _pairs(value: Any, num_classes: int) -> frozenset[tuple[int, int]]:
+    lists = value if isinstance(value, Sequence) else [value]
+    if not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in lists):
+        raise InputError(f"topology: adjacent: expected pairs of labels, such as [[1, 2]], found {value!r}.")
+    unions = (_union(pair, num_classes) for pair in lists)
+    return frozenset((union[0], union[1]) for union in unions)
+
+
+def _adjacent(labelmap: np.ndarray) -> frozenset[tuple[int, int]]:
+    boxes = ndimage.find_objects((labelmap > 0).view(np.uint8))
+    labelmap = labelmap[boxes[0]] if boxes else labelmap
+    pairs: set[tuple[int, int]] = set()
+    # Of two opposite directions one is enough.
+    for step in itertools.islice(itertools.product((-1, 0, 1), repeat=labelmap.ndim), 3**labelmap.ndim // 2):
+        here = labelmap[tuple(slice(max(-s, 0), n - max(s, 0)) for s, n in zip(step, labelmap.shape, strict=True))]
+        there = labelmap[tuple(slice(max(s, 0), n - max(-s, 0)) for s, n in zip(step, labelmap.shape, strict=True))]
+        touch = (here != there) & (here > 0) & (there > 0)
+        pairs.update(zip(here[touch].tolist(), there[touch].tolist(), strict=True))
+    return frozenset((min(pair), max(pair)) for pair in pairs)

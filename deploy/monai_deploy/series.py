@@ -1,0 +1,147 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Which series of a DICOM study suit the model.
+
+The rules look at what the model needs, and at headers that every image series has: the test series, a crop around the
+hippocampus, has no body part, no protocol and no acquisition type. Messages hold neither file names nor identifiers.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+
+from atlas_istn.errors import InputError
+from atlas_istn.io.loading import read_volume
+
+__all__ = ["Rules", "select_series"]
+
+logger = logging.getLogger(__name__)
+
+_TAGS = ["SeriesInstanceUID", "SeriesNumber", "Modality"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a series must be like.
+
+    Attributes:
+        modality: DICOM modality.
+        spacing: voxel size of the model in mm, one number per axis.
+        spatial_size: voxels of the model.
+        min_slices: least number of slices; scouts have fewer.
+        voxel_size: least and greatest voxel size, as fractions of the model's.
+        field_of_view: least and greatest extent, as fractions of the model's; what lies beyond it is not segmented.
+    """
+
+    modality: str
+    spacing: Sequence[float]
+    spatial_size: Sequence[int]
+    min_slices: int
+    voxel_size: Sequence[float]
+    field_of_view: Sequence[float]
+
+    def broken(self, series: _Series) -> str:
+        """The first rule that a series breaks, with what was expected and found; empty if it suits."""
+        if series.modality != self.modality:
+            return f"rule 'modality': expected {self.modality}, found {series.modality or 'none'}"
+        if series.images < self.min_slices:
+            return f"rule 'slices': expected {self.min_slices} or more, found {series.images}"
+        try:
+            volume = read_volume(series.folder, spatial_dims=3)
+        except InputError as error:
+            return f"rule 'regular grid': {str(error).removeprefix(f'{series.folder}: ')}"
+        # Sorted, since the slices may be stored in any orientation.
+        voxels = np.sort(np.asarray(volume.pixdim, dtype=float))
+        extent = np.sort(np.asarray(volume.pixdim) * volume.shape[1:])
+        grid = np.sort(np.multiply(self.spatial_size, self.spacing))
+        return _outside("voxel size", voxels, np.sort(self.spacing), self.voxel_size) or _outside(
+            "field of view", extent, grid, self.field_of_view
+        )
+
+
+@dataclass(frozen=True)
+class _Series:
+    """A series in a folder of its own."""
+
+    folder: Path
+    number: str
+    modality: str
+    images: int
+
+    def __str__(self) -> str:
+        number = f"number {self.number}, " if self.number else ""
+        return f"{self.folder.name.replace('_', ' ')} ({number}{self.modality or 'no modality'}, {self.images} images)"
+
+
+def select_series(study_dir: Path, series_dir: Path, rules: Rules) -> None:
+    """Find the series of a study that suit the model, and put each into a folder of its own.
+
+    Args:
+        study_dir: DICOM files in any arrangement, searched at any depth.
+        series_dir: takes the folders of links to the files, one or more of ``series_1``, ``series_2``, …
+        rules: what to look for.
+
+    Raises:
+        InputError: none suits, with the rule that each breaks; or a file is damaged, or there are no series at all.
+    """
+    found = _sort_into_folders(study_dir, series_dir)
+    broken = {series: rules.broken(series) for series in found}
+    if all(broken.values()):
+        reasons = "\n".join(f"  {series}: {reason}" for series, reason in broken.items())
+        raise InputError(f"no series of the study suits the model:\n{reasons}")
+    for series, reason in broken.items():
+        if reason:
+            logger.info("left out: %s: %s", series, reason)
+            shutil.rmtree(series.folder)
+
+
+def _sort_into_folders(study_dir: Path, series_dir: Path) -> list[_Series]:
+    files: dict[str, list[Path]] = {}
+    headers: dict[str, pydicom.Dataset] = {}
+    for path in sorted(item for item in study_dir.rglob("*") if item.is_file()):
+        header = _header(path)
+        if header is not None and "SeriesInstanceUID" in header:  # a DICOMDIR has none
+            files.setdefault(header.SeriesInstanceUID, []).append(path)
+            headers.setdefault(header.SeriesInstanceUID, header)
+    if not files:
+        raise InputError("the study holds no DICOM series. Expected a folder with DICOM files. Check the path.")
+    series = []
+    for position, uid in enumerate(
+        sorted(files, key=lambda uid: (headers[uid].get("SeriesNumber") or 0, uid)), start=1
+    ):
+        folder = series_dir / f"series_{position}"
+        folder.mkdir(parents=True)
+        for index, path in enumerate(files[uid]):
+            (folder / f"{index:05}.dcm").symlink_to(path.resolve())
+        header = headers[uid]
+        number = "" if header.get("SeriesNumber") is None else str(header.SeriesNumber)
+        series.append(_Series(folder, number, str(header.get("Modality", "")), len(files[uid])))
+    return series
+
+
+def _header(path: Path) -> pydicom.Dataset | None:
+    """The tags of a file that say to which series it belongs; None for a file that is no DICOM."""
+    damaged = "the study holds a damaged DICOM file. Expected complete files. Copy the study again."
+    if not pydicom.misc.is_dicom(path):
+        if path.suffix.lower() == ".dcm":
+            raise InputError(damaged)
+        return None
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+    except Exception as error:  # pydicom raises many types on damaged files
+        raise InputError(damaged) from error
+
+
+def _outside(name: str, found: np.ndarray, model: np.ndarray, limits: Sequence[float]) -> str:
+    low, high = model * limits[0], model * limits[1]
+    if ((found >= low) & (found <= high)).all():
+        return ""
+    expected = " × ".join(f"{a:.3g}-{b:.3g}" for a, b in zip(low, high, strict=True))
+    return f"rule '{name}': expected {expected} mm, found {' × '.join(f'{size:.3g}' for size in found)} mm"

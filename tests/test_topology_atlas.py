@@ -1,0 +1,133 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from atlas_istn.errors import InputError
+from atlas_istn.topology import Signature
+from atlas_istn.topology.atlas import AtlasTopology, check_atlas, check_model
+
+NAMES = {0: "background", 1: "core", 2: "shell"}
+
+
+def shell(dim: int, closed: bool = True) -> np.ndarray:
+    """Soft channels of a core in a shell, which may have an opening."""
+    size = 17
+    radius = np.linalg.norm(np.indices((size,) * dim) - (size - 1) / 2, axis=0)
+    labelmap = np.where(radius <= 3.2, 1, np.where(radius <= 5.3, 2, 0))
+    if not closed:
+        labelmap[(*[8] * (dim - 1), slice(11, None))] = 0
+    channels = np.stack([labelmap == label for label in range(3)]).astype(np.float32)
+    return gaussian_filter(channels, (0, *[0.5] * dim))
+
+
+def signature(channels: np.ndarray) -> Signature:
+    return Signature.of(channels.argmax(axis=0), 3)
+
+
+def save(path: Path, channels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"atlas_labels": torch.from_numpy(channels)[None], "weight": torch.ones(2)}, path)
+    return path
+
+
+def test_an_atlas_is_repaired_by_few_voxels_and_its_channels_still_sum_to_one(dim: int) -> None:
+    labels = shell(dim, closed=False)
+    check = check_atlas(labels, signature(shell(dim)))
+    assert check.defects_before > 0
+    assert check.defects_after == 0
+    assert check.after == signature(shell(dim)) == signature(check.repaired)
+    assert 0 < check.changed.sum() <= 3
+    np.testing.assert_allclose(check.repaired.sum(axis=0), labels.sum(axis=0), atol=1e-6)
+    assert ((check.repaired != labels).any(axis=0) == check.changed).all()
+
+
+def test_a_right_atlas_stays_bit_for_bit(dim: int) -> None:
+    labels = shell(dim)
+    check = check_atlas(labels, signature(labels))
+    assert check.repaired is labels
+    report = check.report(NAMES)
+    assert (report["defects"], report["voxels_changed"], report["defects_after_repair"]) == (0, 0, 0)
+    assert report["atlas"]["shapes"]["shell"] == ([1, 1, 0] if dim == 2 else [1, 0, 1])
+    assert report["contacts_missing"] == report["contacts_surplus"] == []
+
+
+def test_contacts_and_overlaps_are_reported() -> None:
+    labels = shell(2)
+    labels[1:, 8, 8] = 0.8, 0.7  # more than a half of both: they overlap there
+    target = signature(labels).declare({"adjacent": []}, 3)
+    report = check_atlas(labels, target).report(NAMES)
+    assert report["contacts_surplus"] == ["core+shell"]
+    assert report["overlapping_voxels"] == 1
+
+
+def run(path: Path, cases: list[np.ndarray], declared: dict | None = None) -> dict:
+    """The handler at the end of a training with the labels of these cases."""
+    loader = [{"label": torch.from_numpy(np.stack(cases[i : i + 2]))} for i in range(0, len(cases), 2)]
+    trainer = Engine(lambda engine, batch: None)
+    AtlasTopology(str(path), loader, declared, NAMES).attach(trainer)
+    trainer.run([0], max_epochs=1)
+    return json.loads((path.parent / "atlas_topology.json").read_text())
+
+
+def test_training_ends_with_the_topology_of_most_cases(tmp_path: Path) -> None:
+    path = save(tmp_path / "models" / "model.pt", shell(2, closed=False))
+    report = run(path, [shell(2), shell(2, closed=False), shell(2)])
+    assert report["voxels_changed"] > 0
+    assert report["defects_after_repair"] == 0
+    state = torch.load(path, weights_only=True)
+    assert signature(state["atlas_labels"][0].numpy()) == signature(shell(2))
+    assert (state["weight"] == 1).all()
+    assert Image.open(path.with_name("atlas_topology.png")).size[0] > 500
+
+
+def test_a_right_atlas_leaves_the_model_file_alone(tmp_path: Path) -> None:
+    path = save(tmp_path / "model.pt", shell(2))
+    before = path.read_bytes()
+    assert run(path, [shell(2)])["defects"] == 0
+    assert path.read_bytes() == before
+    assert not path.with_name("atlas_topology.png").exists()
+
+
+def test_a_declared_topology_wins_over_the_cases(tmp_path: Path) -> None:
+    path = save(tmp_path / "model.pt", shell(2, closed=False))
+    assert run(path, [shell(2)], {2: [1, 0, 0]})["defects"] == 0
+
+
+def test_without_a_model_there_is_nothing_to_check(tmp_path: Path) -> None:
+    AtlasTopology(str(tmp_path / "model.pt"), [])()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_reports_and_writes_a_repaired_model(tmp_path: Path) -> None:
+    path = save(tmp_path / "model.pt", shell(3, closed=False))
+    command = [sys.executable, "-m", "atlas_istn", "topology", str(path)]
+    options = ["--target", "{2: [1, 0, 1], adjacent: [[1, 2]]}", "--output", str(tmp_path / "out.pt")]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    report = json.loads(done.stdout)
+    assert report["atlas"]["shapes"]["2"] == [1, 0, 0]
+    assert report["target"]["shapes"]["2"] == [1, 0, 1]
+    repaired = torch.load(tmp_path / "out.pt", weights_only=True)["atlas_labels"][0].numpy()
+    assert signature(repaired).shapes[(2,)] == (1, 0, 1)
+    assert (tmp_path / "out.png").is_file()
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected a model\.pt with an atlas"):
+        check_model(tmp_path / "none.pt")
+    path = save(tmp_path / "model.pt", shell(2))
+    with pytest.raises(InputError, match="target: expected a table"):
+        check_model(path, "1")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="expected labels from 1 to 2"):
+        check_model(path, {7: [1, 0, 0]})
