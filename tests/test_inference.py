@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader
 
 from atlas_istn.engines import AtlasEvaluator
 from atlas_istn.errors import InputError, input_error_behind
-from atlas_istn.inference import CaseDataset, CaseWriter, FailureReport, ModelLoader, collate_cases
+from atlas_istn.inference import CaseDataset, CaseWriter, FailureReport, collate_cases
 from atlas_istn.io.loading import LoadCased
+from atlas_istn.model_loader import ModelLoader
 from atlas_istn.networks import AtlasISTN
 from atlas_istn.refine import RefinementInferer
 

@@ -201,9 +201,7 @@ def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path: Path) -
     assert (layer.weight == 2).all()
 
 
-def test_a_better_model_found_after_the_last_epoch_is_known_when_resumed(
-    tiny_network: Build, tmp_path: Path
-) -> None:
+def test_a_better_model_found_after_the_last_epoch_is_known_when_resumed(tiny_network: Build, tmp_path: Path) -> None:
     best = BestModel(tiny_network((16, 16)), str(tmp_path / "model.pt"))
     engine = Engine(lambda engine, batch: None)
 

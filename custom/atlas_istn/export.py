@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 
 from .errors import InputError
 from .files import write_whole
-from .inference import ModelLoader
+from .model_loader import ModelLoader
 from .networks import AtlasISTN
 
 __all__ = ["export_itn", "load_network"]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ..files import write_whole
@@ -53,12 +54,19 @@ def draw_modes(result: ShapeModes, probabilities: Tensor, path: str | Path) -> N
     write_whole(path, lambda part: figure.savefig(part, dpi=100))
 
 
-def draw_groups(difference: npt.NDArray[np.floating], p: npt.NDArray[np.floating], title: str, path: Path) -> None:
+def draw_groups(
+    difference: npt.NDArray[np.floating],
+    p: npt.NDArray[np.floating],
+    spacing: Sequence[float],
+    title: str,
+    path: str | Path,
+) -> None:
     """Draw the difference of two groups in log local volume, and outline where p < 0.05.
 
     Args:
         difference: ``[*shape]``, 0 outside of the anatomy.
         p: adjusted p-values ``[*shape]``, 1 outside of the anatomy.
+        spacing: voxel size.
         title: of the difference.
         path: picture.
     """
@@ -69,8 +77,7 @@ def draw_groups(difference: npt.NDArray[np.floating], p: npt.NDArray[np.floating
     picture = cut.show(axes, difference, cmap="RdBu_r", vmin=-limit, vmax=limit)
     if (cut.take(p) < 0.05).any():
         cut.outline(axes, 0.05 - p, colors="black", linewidths=1.0)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    cut.prepare(axes, spacing)
     axes.set_title(f"log local volume, {title}\n(outlined: p < 0.05 after FDR control)", fontsize=9)
     figure.colorbar(picture, ax=axes, shrink=0.8)
     write_whole(path, lambda part: figure.savefig(part, dpi=100))
@@ -90,6 +97,7 @@ def draw_curves(panels: Mapping[str, Mapping[str, Sequence[float]]], frames: Seq
             axes.plot(range(len(frames)), values, marker="o", markersize=3, label=name, color=COLOURS[index % 6])
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("frame")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=8)
     write_whole(path, lambda part: figure.savefig(part, dpi=100))
 

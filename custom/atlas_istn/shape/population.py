@@ -206,13 +206,14 @@ def _compare(
     if not anatomy.any():
         raise InputError(f"{run.atlas_file('probabilities')}: the atlas holds no label. Train it longer.")
     found = compare_groups(maps[:, anatomy], groups)
-    affine = atlas_grid_affine(maps.shape[1:], run.registration(run.cases[0]).transform.spacing)
+    spacing = run.registration(run.cases[0]).transform.spacing
+    affine = atlas_grid_affine(maps.shape[1:], spacing)
     pictures = {}
     for name, values, outside in (("difference", found.difference, 0.0), ("p_fdr", found.adjusted, 1.0)):
         image = np.full(maps.shape[1:], outside, dtype=np.float32)
         image[anatomy] = values
         write_image(image, affine, folder / f"groups_{name}.nii.gz")
         pictures[name] = image
-    draw_groups(pictures["difference"], pictures["p_fdr"], f"{second} − {first}", folder / "groups.png")
+    draw_groups(pictures["difference"], pictures["p_fdr"], spacing, f"{second} − {first}", folder / "groups.png")
     significant = float((found.adjusted < 0.05).mean())
     logger.info("%s against %s: %.1f %% of the anatomy at p_fdr < 0.05", second, first, 100 * significant)
