@@ -26,6 +26,7 @@ COMMANDS = {
     "figure": ("figures", "draw_results", "draw cases of an inference run and the atlas"),
     "report": ("report", "write_report", "write an HTML report of an inference run"),
     "onnx": ("export", "export_itn", "export the voxel-wise segmentation network to ONNX"),
+    "merge_itns": ("merge", "merge_itns", "put the ITNs of several models into one model"),
     "pack": ("pack", "pack_bundle", "pack the bundle and the package into one zip file"),
 }
 """Name → module, function and summary. Only the module of the command that is run is imported: some take seconds."""

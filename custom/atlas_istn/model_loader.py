@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from .errors import InputError
 from .networks import AtlasISTN
 
-__all__ = ["ModelLoader"]
+__all__ = ["ModelLoader", "read_state"]
 
 
 class ModelLoader:
@@ -40,7 +40,7 @@ class ModelLoader:
         Raises:
             InputError: there is no such file, it is no state dict, or it does not fit the network.
         """
-        state = {name: value for name, value in _read_state(self.path).items() if name.startswith(self.part)}
+        state = {name: value for name, value in read_state(self.path).items() if name.startswith(self.part)}
         expected = {name: value for name, value in self.network.state_dict().items() if name.startswith(self.part)}
         mismatch = _first_mismatch(state, expected)
         if mismatch:
@@ -51,7 +51,12 @@ class ModelLoader:
         self.network.load_state_dict(state, strict=False)  # nothing is missing but what was not asked for
 
 
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """The weights in a model file.
+
+    Raises:
+        InputError: there is no such file, or it holds no state dict.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint. Train a model first, or set ckpt_path to a model.pt.")
     remedy = "Expected the weights that training writes to models/model.pt. Set ckpt_path to such a file."

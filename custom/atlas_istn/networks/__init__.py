@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from .atlas_istn import AtlasISTN, JointForward
+from .mean import MeanOfNetworks
 from .stn import SpatialTransformerNetwork
 from .unet import EncoderDecoder, UNet
 
-__all__ = ["AtlasISTN", "EncoderDecoder", "JointForward", "SpatialTransformerNetwork", "UNet"]
+__all__ = ["AtlasISTN", "EncoderDecoder", "JointForward", "MeanOfNetworks", "SpatialTransformerNetwork", "UNet"]
