@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from monai.networks.layers import GaussianFilter
 
 from atlas_istn.losses import AtlasISTNLoss, RobustError, registration_terms, squared_error
 from atlas_istn.networks import AtlasISTN, JointForward
@@ -169,3 +170,16 @@ def test_robust_error_bounds_what_clutter_costs_and_how_it_pulls() -> None:
         return float(prediction.grad[0, 1, 16, 16].abs())
 
     assert pull(RobustError(scale=0.2)) < 0.02 * pull(squared_error)
+
+
+@pytest.mark.parametrize("shape", [(20, 33), (12, 9, 16)])
+def test_the_surroundings_of_a_robust_error_are_a_gaussian_filter(shape: tuple[int, ...]) -> None:
+    prediction, target = torch.rand(2, 3, *shape), torch.rand(2, 3, *shape)
+    error = (prediction - target).square().sum(dim=1, keepdim=True)
+    blurred = GaussianFilter(len(shape), 1.5)(error)
+    # With a large scale the error is not levelled off: what remains is the blur.
+    torch.testing.assert_close(
+        RobustError(scale=1e6, sigma=1.5)(prediction, target), blurred.flatten(1).mean(dim=1), rtol=1e-5, atol=0
+    )
+    levelled = (blurred / (1 + blurred / 0.2)).flatten(1).mean(dim=1)
+    torch.testing.assert_close(RobustError(scale=0.2, sigma=1.5)(prediction, target), levelled, rtol=1e-5, atol=0)

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from monai.losses import DiceLoss
-from monai.networks.layers import GaussianFilter
+from monai.networks.layers import gaussian_1d
 from torch import Tensor, nn
 
 from .networks import AtlasISTN
@@ -51,8 +52,23 @@ class RobustError:
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Error of labelmaps ``[B, Nc, *shape]``."""
         error = (prediction - target).square().sum(dim=1, keepdim=True)
-        error = GaussianFilter(error.ndim - 2, self.sigma).to(error.device)(error)
+        for axis in range(2, error.ndim):
+            error = (error.movedim(axis, -1) @ _blur(error.shape[axis], self.sigma, error.device)).movedim(-1, axis)
         return (error / (1.0 + error / self.scale)).flatten(1).mean(dim=1)
+
+
+@lru_cache(maxsize=16)
+def _blur(size: int, sigma: float, device: torch.device) -> Tensor:
+    """Matrix ``[size, size]`` of a Gaussian filter with zeros beyond the ends.
+
+    On grids of the usual size a matrix product is several times faster on a CPU than a convolution along one axis.
+    """
+    kernel = gaussian_1d(torch.as_tensor(sigma), truncated=4.0)
+    radius = len(kernel) // 2
+    place = torch.arange(size)
+    distance = (place[:, None] - place[None]).abs()
+    matrix = kernel[radius + distance.clamp_max(radius)] * (distance <= radius)
+    return matrix.to(device)
 
 
 def registration_terms(
