@@ -167,7 +167,9 @@ def test_options_of_a_client_reach_the_inferer():
     parser = ConfigParser()
     parser.read_config(str(CONFIGS / "inference.yaml"))
     shown = parser.get_parsed_content("displayable_configs")
-    assert shown == {"refine_iterations": 50, "refine_mode": "field", "refine_lambda": 0.1}
+    config = yaml.safe_load((CONFIGS / "inference.yaml").read_text())
+    own = {"refine_iterations": config["refine_iterations"], "refine_mode": config["refine_mode"]}
+    assert shown == {**own, "refine_lambda": config["refine_weights"]["lambda"]}
     parser["displayable_configs"].update({"refine_iterations": 3, "refine_mode": "weights", "refine_lambda": 0.7})
     parser.parse()
     inferer = parser.get_parsed_content("inferer")
