@@ -27,6 +27,7 @@ import numpy as np
 import pydicom
 import pytest
 import requests
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 LABEL = ROOT / "deploy" / "monai_label"
@@ -183,7 +184,9 @@ def test_info_lists_the_model_with_its_options(server: Server) -> None:
     model = info["models"][MODEL]
     assert model["labels"] == {"anterior": 1, "posterior": 2}
     options = {name: value for name, value in model["config"].items() if name.startswith("refine")}
-    assert options == {"refine_iterations": 50, "refine_mode": "field", "refine_lambda": 0.1}
+    config = yaml.safe_load((ROOT / "bundle" / "configs" / "inference.yaml").read_text())
+    own = {"refine_iterations": config["refine_iterations"], "refine_mode": config["refine_mode"]}
+    assert options == {**own, "refine_lambda": config["refine_weights"]["lambda"]}
     assert MODEL in info["trainers"]
 
 
