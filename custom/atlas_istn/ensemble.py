@@ -36,24 +36,6 @@ class EnsembleRefinement(Refinement):
         return {**super().outputs(), "ensemble": self.ensemble}
 
 
-class _OtherStart:
-    """A network whose ITN has run and whose registration starts elsewhere; for the rest the network itself."""
-
-    def __init__(self, network: AtlasISTN, prediction: Tensor, velocity: Tensor, parameters: Tensor) -> None:
-        self._network = network
-        self._prediction = prediction
-        self._start = velocity, parameters
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._network, name)
-
-    def segment(self, _: Tensor) -> Tensor:
-        return self._prediction
-
-    def register(self, _: Tensor) -> tuple[Tensor, Tensor]:
-        return self._start
-
-
 class EnsembleInferer(Inferer):
     """Refines the registration from the 1-pass and from starts near it.
 
@@ -110,8 +92,8 @@ class EnsembleInferer(Inferer):
             total = result.segmentation.clone()
             for member in range(1, self.members):
                 steps = self._steps(member, velocity, parameters)
-                start = _OtherStart(network, result.prediction, velocity + steps[0], parameters + steps[1])
-                total += self.inferer.refine(inputs, start).segmentation  # type: ignore[arg-type]
+                start = result.prediction, velocity + steps[0], parameters + steps[1]
+                total += self.inferer.refine(inputs, network, start).segmentation
         seconds = (time.perf_counter() - begin) / len(inputs)
         return EnsembleRefinement(**{**vars(result), "seconds": seconds}, ensemble=total / self.members)
 

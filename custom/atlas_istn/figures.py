@@ -20,7 +20,7 @@ from monai.data import MetaTensor
 
 from .errors import InputError
 from .files import write_whole
-from .io.results import find_labelled_cases, read_oriented, result_file
+from .io.results import find_labelled_cases, read_atlas_to_subject, read_oriented, result_file
 
 __all__ = ["draw_results"]
 
@@ -162,7 +162,7 @@ def _draw_case(row: Sequence[Axes], case: Mapping[str, str], folder: Path, dim: 
         for axes in row[:-1]:
             for value in np.unique(view.plane(truth))[1:]:
                 axes.contour((view.plane(truth) == value).T, levels=[0.5], **TRUTH)
-    _draw_grid(row[-1], view, folder / f"{folder.name}_atlas_to_subject.h5")
+    _draw_grid(row[-1], view, folder)
     _draw_contours(row[-1], view.plane(results["refined"]), values)
     return values
 
@@ -176,14 +176,9 @@ def _draw_contours(axes: Axes, plane: Plane, values: set[int]) -> None:
         axes.contour((plane == value).T, levels=[0.5], colors=_colour(value), linewidths=1.2)
 
 
-def _draw_grid(axes: Axes, view: _View, path: Path) -> None:
+def _draw_grid(axes: Axes, view: _View, folder: Path) -> None:
     """Draw where the grid lines of the atlas run in the subject: the lines on which an atlas coordinate is constant."""
-    import itk  # loading it takes seconds
-
-    try:
-        transform = itk.transformread(path)[0]
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: the transform cannot be read. Run inference again.") from error
+    transform = read_atlas_to_subject(folder)
     points = view.points()
     atlas = np.array([list(transform.TransformPoint(point.tolist())) for point in points.reshape(-1, points.shape[-1])])
     atlas = atlas.reshape(points.shape)

@@ -19,7 +19,10 @@ from .losses import registration_terms, squared_error
 from .networks import AtlasISTN
 from .spatial import Transform
 
-__all__ = ["Refinement", "RefinementInferer"]
+__all__ = ["Refinement", "RefinementInferer", "Start"]
+
+Start = tuple[Tensor, Tensor, Tensor]
+"""The ITN's prediction ``[B, Nc, *shape]``, velocity ``[B, dim, *half]`` and raw affine parameters ``[B, P]``."""
 
 
 @dataclass(frozen=True)
@@ -125,16 +128,21 @@ class RefinementInferer(Inferer):
         """Refined soft segmentation ``[B, Nc, *shape]`` of images ``[B, C, *shape]``."""
         return self.refine(inputs, network).segmentation
 
-    def refine(self, inputs: Tensor, network: AtlasISTN) -> Refinement:
+    def refine(self, inputs: Tensor, network: AtlasISTN, start: Start | None = None) -> Refinement:
         """Segment a batch and return the ITN, 1-pass and refined results with the transforms.
 
         Works under ``no_grad`` and ``inference_mode``.
+
+        Args:
+            inputs: images ``[B, C, *shape]``.
+            network: the network.
+            start: prediction, velocity and affine parameters to start from, in place of those of the network.
         """
-        start = time.perf_counter()
+        begin = time.perf_counter()
         # Tensors made under inference_mode cannot enter autograd: leave it, and copy what came from it.
         with torch.inference_mode(False), torch.no_grad():
             image = torch.as_tensor(inputs).clone()
-            prediction, velocity, parameters = self._one_pass(image, network)
+            prediction, velocity, parameters = start or self._one_pass(image, network)
             one_pass = network.transform(velocity, parameters).to_subject(network.atlas_labels)
             fit = self._fit(network, prediction, velocity, parameters, prediction)
             transform = network.transform(fit.velocity, fit.parameters)
@@ -146,7 +154,7 @@ class RefinementInferer(Inferer):
             transform,
             fit.loss_curve,
             fit.iterations,
-            (time.perf_counter() - start) / len(image),
+            (time.perf_counter() - begin) / len(image),
         )
 
     def fit(self, image: Tensor, network: AtlasISTN, target: Tensor) -> Transform:
@@ -162,7 +170,7 @@ class RefinementInferer(Inferer):
             fit = self._fit(network, prediction, velocity, parameters, target)
             return network.transform(fit.velocity, fit.parameters)
 
-    def _one_pass(self, image: Tensor, network: AtlasISTN) -> tuple[Tensor, Tensor, Tensor]:
+    def _one_pass(self, image: Tensor, network: AtlasISTN) -> Start:
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.amp):
             prediction = network.segment(image)
             return prediction, *network.register(prediction)

@@ -15,7 +15,7 @@ from ..errors import InputError
 from .cases import find_cases
 from .loading import read_volume
 
-__all__ = ["find_labelled_cases", "read_case_report", "read_oriented", "result_file"]
+__all__ = ["find_labelled_cases", "read_atlas_to_subject", "read_case_report", "read_oriented", "result_file"]
 
 
 def find_labelled_cases(dataset: Path, data_list: str) -> list[dict[str, str]]:
@@ -45,6 +45,21 @@ def read_oriented(path: str | Path, dim: int) -> MetaTensor:
 def result_file(folder: Path, ending: str) -> Path:
     """The file of a case's folder with this ending (``seg``, ``itn``, ``one_pass``), whatever its format."""
     return next((path for path in sorted(folder.glob(f"{folder.name}_{ending}.*"))), folder / f"{folder.name}_{ending}")
+
+
+def read_atlas_to_subject(folder: Path) -> Any:
+    """The ITK transform of a case that resamples the atlas onto the subject; it takes LPS points to the atlas.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    import itk  # loading it takes seconds
+
+    path = folder / f"{folder.name}_atlas_to_subject.h5"
+    try:
+        return itk.transformread(path)[0]
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: the transform cannot be read. Run inference again.") from error
 
 
 def read_case_report(folder: Path) -> dict[str, Any]:

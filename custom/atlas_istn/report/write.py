@@ -21,7 +21,7 @@ from .. import __version__
 from ..errors import InputError
 from ..evaluation import read_metrics
 from ..files import write_whole
-from ..io.results import find_labelled_cases, read_case_report, read_oriented, result_file
+from ..io.results import find_labelled_cases, read_atlas_to_subject, read_case_report, read_oriented, result_file
 from ..topology import labelmap_topology
 from . import drawing
 from .charts import BoxPlot, Curve, box_plot, curve
@@ -250,13 +250,7 @@ def _views(
     entropy: MetaTensor | None,
     atlas: _Atlas,
 ) -> list[View]:
-    import itk  # loading it takes seconds
-
-    path = folder / f"{folder.name}_atlas_to_subject.h5"
-    try:
-        transform = itk.transformread(path)[0]
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: the transform cannot be read. Run inference again.") from error
+    transform = read_atlas_to_subject(folder)
     refined = maps["refine"]
     if image is not None and image.shape != refined.shape:
         raise InputError(f"{folder}: the image has another size than the results. Pass the dataset_dir that was run.")

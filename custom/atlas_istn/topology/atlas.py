@@ -152,14 +152,18 @@ class AtlasTopology:
         _log(report)
         if check.changed.any():
             draw_repair(check, self.path.with_name("atlas_topology.png"))
-            state["atlas_labels"] = torch.from_numpy(check.repaired).to(labels)[None]
-            write_whole(self.path, lambda part: torch.save(state, part))
+            _write_repaired(state, check, self.path)
 
     def _majority(self) -> Signature:
         labelmaps = (case for batch in self.data_loader for case in torch.as_tensor(batch["label"]))
         return Signature.majority(
             [Signature.of(case.argmax(dim=0).to(torch.int16).cpu().numpy(), len(case)) for case in labelmaps]
         )
+
+
+def _write_repaired(state: dict[str, torch.Tensor], check: AtlasCheck, path: str | Path) -> None:
+    repaired = torch.from_numpy(check.repaired).to(state["atlas_labels"])[None]
+    write_whole(path, lambda part: torch.save({**state, "atlas_labels": repaired}, part))
 
 
 def _log(report: Mapping[str, Any]) -> None:
@@ -200,7 +204,6 @@ def check_model(model: str | Path, target: Mapping[Any, Any] | None = None, outp
     check = check_atlas(channels, own.declare(target or {}, len(channels)))
     sys.stdout.write(json.dumps(check.report(), indent=2) + "\n")
     if output:
-        state["atlas_labels"] = torch.from_numpy(check.repaired).to(labels)[None]
-        write_whole(output, lambda part: torch.save(state, part))
+        _write_repaired(state, check, output)
         if check.changed.any():
             draw_repair(check, Path(output).with_suffix(".png"))

@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from ..networks import AtlasISTN
-from ..refine import Refinement, RefinementInferer
+from ..refine import Refinement, RefinementInferer, Start
 from ..spatial import Transform
 from .repair import pull_argmax, restore_labelmap
 from .signature import Signature
@@ -47,12 +47,12 @@ class TopologyInferer(RefinementInferer):
         self.max_raises = max_raises
         self.raise_factor = raise_factor
 
-    def refine(self, inputs: Tensor, network: AtlasISTN) -> Refinement:
+    def refine(self, inputs: Tensor, network: AtlasISTN, start: Start | None = None) -> Refinement:
         """As `RefinementInferer.refine`, with every case right wherever that can be reached."""
-        result = super().refine(inputs, network)
-        if not isinstance(network, AtlasISTN):  # a stand-in with another start: an ensemble's result is its first
+        result = super().refine(inputs, network, start)
+        if start:  # of an ensemble, whose result is that of its first member
             return result
-        start = time.perf_counter()
+        begin = time.perf_counter()
         with torch.inference_mode(False), torch.no_grad():
             cases = [_Case(result.transform[i], result.segmentation[i : i + 1]) for i in range(len(result.transform))]
             target = atlas_signature(network)
@@ -73,7 +73,7 @@ class TopologyInferer(RefinementInferer):
             result,
             segmentation=segmentation,
             transform=Transform.cat([case.transform for case in cases]),
-            seconds=result.seconds + (time.perf_counter() - start) / len(cases),
+            seconds=result.seconds + (time.perf_counter() - begin) / len(cases),
         )
 
     def _mend(self, case: _Case, network: AtlasISTN, prediction: Tensor, target: Signature) -> None:

@@ -22,7 +22,15 @@ STEPS = ("none", "lambda", "supersample", "correction")
 """What may be needed, from the least to the most."""
 
 
-class RecordTopologyd(MapTransform):
+class _WithMetadata(MapTransform):
+    """A transform of one key that keeps or finds the topology in the metadata of another."""
+
+    def __init__(self, keys: KeysCollection, orig_key: str = "image", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.orig_key = orig_key
+
+
+class RecordTopologyd(_WithMetadata):
     """Measure the topology of a soft labelmap, before `Invertd`, for `PreserveTopologyd` after it.
 
     On the model's grid the result has the atlas's topology: `TopologyInferer` has seen to that. So the atlas itself is
@@ -32,10 +40,6 @@ class RecordTopologyd(MapTransform):
         keys: soft labelmap ``[Nc, *shape]``, one.
         orig_key: the image (MetaTensor) that `Invertd` takes the metadata from; the topology is kept with these.
     """
-
-    def __init__(self, keys: KeysCollection, orig_key: str = "image", allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.orig_key = orig_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Note the topology in the metadata of the image."""
@@ -47,7 +51,7 @@ class RecordTopologyd(MapTransform):
         return result
 
 
-class PreserveTopologyd(MapTransform):
+class PreserveTopologyd(_WithMetadata):
     """The last step to a labelmap: an argmax that keeps the topology which `RecordTopologyd` noted.
 
     Where the plain argmax does not keep it, `restore_labelmap` does. The metadata of the labelmap then tell, as in
@@ -59,10 +63,6 @@ class PreserveTopologyd(MapTransform):
         keys: soft labelmap ``[Nc, *shape]``, one; it becomes class indices ``[1, *shape]``.
         orig_key: the image that holds the metadata.
     """
-
-    def __init__(self, keys: KeysCollection, orig_key: str = "image", allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.orig_key = orig_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the soft labelmap."""
