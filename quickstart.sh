@@ -26,7 +26,8 @@ if [ "$(cat $output/trained 2>/dev/null)" = "trained $*" ]; then
 else
     python -m monai.bundle run training \
         --config_file "['bundle/configs/train.yaml','bundle/configs/data/letter_b.yaml']" \
-        --dataset_dir $data --output_dir $output --resume true "$@"
+        --dataset_dir $data --output_dir $output --resume true \
+        --max_epochs 24 --learning_rate_half_life 6 --val_interval 6 "$@"
     echo "trained $*" >$output/trained
 fi
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from atlas_istn.errors import InputError
 from atlas_istn.networks import AtlasISTN
-from atlas_istn.refine import RefinementInferer
+from atlas_istn.refine import RefinementInferer, disagreement
 from atlas_istn.spatial import jacobian_determinant
 
 SHAPES = {2: (32, 28), 3: (16, 20, 18)}
@@ -135,3 +136,47 @@ def test_a_closed_gate_keeps_the_affine_out(mode: str, network: AtlasISTN, image
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="mode"):
         RefinementInferer(mode="both")
+
+
+def half_erased(images: torch.Tensor) -> torch.Tensor:
+    """The images without the half of the grid beyond the middle of the last axis."""
+    damaged = images.clone()
+    damaged[..., images.shape[-1] // 2 :] = 0
+    return damaged
+
+
+def test_disagreement_is_one_minus_dice() -> None:
+    """Labels on 4 and on 2 of the same 4 voxels overlap by Dice 2/3; empty labels agree, disjoint ones do not."""
+    labels = torch.zeros(4, 3, 8)
+    for case, (first, second) in enumerate([((0, 4), (4, 8)), ((0, 2), (4, 8)), ((4, 8), (0, 4)), ((0, 0), (0, 0))]):
+        labels[case, 1, slice(*first)] = labels[case, 2, slice(*second)] = 1
+    labels[:, 0] = 0.5
+    found = disagreement(labels[:1].expand(4, -1, -1), labels)
+    torch.testing.assert_close(found, torch.tensor([0.0, (1 / 3 + 0) / 2, 1.0, 1.0]))
+    torch.testing.assert_close(disagreement(labels[3:], labels[3:]), torch.zeros(1))
+
+
+def test_a_damaged_prediction_is_not_believed(mode: str, network: AtlasISTN, ring: Ring, dim: int) -> None:
+    """Half a ring is no ring, whatever its pose: the 1-pass, a ring in the right place, counts. A shifted ring is one."""
+    whole, shifted = ring(SHAPES[dim], 0.0, 0.33)[:, 1:], ring(SHAPES[dim], 2.0, 0.33)[:, 1:]
+    images = torch.cat([half_erased(whole), shifted])
+    believing = RefinementInferer(mode=mode, iterations=40).refine(images, network)
+    doubting = RefinementInferer(mode=mode, iterations=40, trust=(0.1, 0.2)).refine(images, network)
+    assert believing.trust.tolist() == [1.0, 1.0]
+    assert doubting.trust[0] < 0.2
+    assert doubting.trust[1] == 1.0
+    assert dice(doubting.segmentation[:1], whole) > dice(believing.segmentation[:1], whole) + 0.05
+    torch.testing.assert_close(doubting.segmentation[1], believing.segmentation[1], rtol=0, atol=1e-3)
+    torch.testing.assert_close(doubting.target[1], doubting.prediction[1])
+
+
+def test_where_nothing_is_believed_the_target_is_the_one_pass(network: AtlasISTN, images: torch.Tensor) -> None:
+    result = RefinementInferer(iterations=10, trust=(0.0, 1e-6)).refine(half_erased(images), network)
+    assert result.trust.tolist() == [0.0, 0.0, 0.0]
+    torch.testing.assert_close(result.target, result.one_pass)
+
+
+@pytest.mark.parametrize("trust", [(0.2, 0.1), (0.1,), (-0.1, 0.2)])
+def test_refuses_limits_of_the_trust_that_do_not_rise(trust: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match="refine_trust"):
+        RefinementInferer(trust=trust)

@@ -61,7 +61,7 @@ def test_a_fold_is_refined_away_with_a_larger_lambda_and_the_other_case_left_alo
     dim: int, folding: Callable[[int], tuple[AtlasISTN, Tensor]]
 ) -> None:
     network, images = folding(dim)
-    settings = {"iterations": 8, "regularisation": 1e-4, "stiffness": 1.0}
+    settings = {"iterations": 8, "regularisation": 1e-4, "stiff_regularisation": 1e-4}
     plain = RefinementInferer(**settings).refine(images, network)
     assert folds(plain.transform) == [False, True]
     batch = MetaTensor(images)

@@ -35,8 +35,6 @@ COMMANDS = {
 def main() -> None:
     """Run a command, or list them."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    # MONAI warns once for each image that there is no GPU decoder for DICOM.
-    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
     show_input_errors()
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in COMMANDS:

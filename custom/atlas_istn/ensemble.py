@@ -92,7 +92,7 @@ class EnsembleInferer(Inferer):
             total = result.segmentation.clone()
             for member in range(1, self.members):
                 steps = self._steps(member, velocity, parameters)
-                start = result.prediction, velocity + steps[0], parameters + steps[1]
+                start = result.target, velocity + steps[0], parameters + steps[1]
                 total += self.inferer.refine(inputs, network, start).segmentation
         seconds = (time.perf_counter() - begin) / len(inputs)
         return EnsembleRefinement(**{**vars(result), "seconds": seconds}, ensemble=total / self.members)

@@ -15,7 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import Dataset, MetaTensor, list_data_collate
 
-from .consistency import inverse_consistency
+from .consistency import Consistency, inverse_consistency
 from .errors import InputError, input_error_behind
 from .evaluation import Evaluation
 from .files import check_writable
@@ -172,7 +172,7 @@ class CaseWriter:
         report: dict[str, Any] = {
             "case": case,
             **_course(output),
-            **(_deformation(transform, self.network.atlas_labels) if transform else {}),
+            **(_deformation(transform, _consistency(output, transform, self.network)) if transform else {}),
             "topology": topology,
             **{key: value for key, value in output["pred"].meta.items() if key.startswith("topology_")},
         }
@@ -198,12 +198,20 @@ def _course(output: Mapping[str, Any]) -> dict[str, float]:
     figures: dict[str, float] = {name: float(output[name]) for name in ("loss_before", "loss_after") if name in output}
     if "iterations" in output:
         figures["iterations"] = int(output["iterations"])
+    if "trust" in output:
+        figures["itn_trust"] = round(float(output["trust"]), 3)
     return {**figures, "seconds": round(float(output["seconds"]), 3)}
 
 
-def _deformation(transform: Transform, atlas_labels: torch.Tensor) -> dict[str, float]:
+def _consistency(output: Any, transform: Transform, network: AtlasISTN) -> Consistency:
+    """Consistency of a case's transform, kept in its output: the report and the scores both need it."""
+    if "consistency" not in output:
+        output["consistency"] = inverse_consistency(transform, network.atlas_labels)
+    return output["consistency"]
+
+
+def _deformation(transform: Transform, consistency: Consistency) -> dict[str, float]:
     jacobian = transform.jacobian_determinant()
-    consistency = inverse_consistency(transform, atlas_labels)
     return {
         "min_jacobian": float(jacobian.min()),
         "folded_fraction": float((jacobian <= 0).float().mean()),
@@ -234,6 +242,8 @@ def _warnings(report: Mapping[str, Any]) -> list[str]:
         warnings.append("the deformation folds: raise refine_weights lambda")
     if not report.get("topology_kept", True):
         warnings.append("the atlas's topology cannot be kept on this grid: too coarse, or anatomy cut off")
+    if report.get("itn_trust", 1.0) < 1:
+        warnings.append(f"the ITN's labels look unlike any near shape of the atlas: believed by {report['itn_trust']:.0%}")
     for name, topology in report["topology"].items():
         if topology["components"] == 0:
             warnings.append(f"{name} is empty")
@@ -306,13 +316,11 @@ class CaseScorer:
             prediction = np.asarray(output[key][0].cpu())
             rows = score_labelmap(prediction, truth, self.labels, spacing, self.tolerance)
             if key == "pred" and transform:  # the only result whose transform the output holds
-                rows = [row | figures for row, figures in zip(rows, self._consistency(transform), strict=True)]
+                consistency = _consistency(output, transform, self.network)
+                # IC-DSC of each label, and the case's MICE with each of them
+                figures = [{"ic_dice": dice, "mice": float(consistency.mice)} for dice in consistency.dice[0].tolist()]
+                rows = [row | added for row, added in zip(rows, figures, strict=True)]
             self.evaluation.add(batch["case"], name, rows)
-
-    def _consistency(self, transform: Transform) -> list[dict[str, float]]:
-        """IC-DSC of each label, and the case's MICE with each of them."""
-        consistency = inverse_consistency(transform, self.network.atlas_labels)
-        return [{"ic_dice": dice, "mice": float(consistency.mice)} for dice in consistency.dice[0].tolist()]
 
     def _write(self, engine: Engine) -> None:
         for case, message in engine.state.failures:

@@ -23,12 +23,11 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
-from monai.metrics import DiceMetric
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from .errors import InputError
 from .io.outputs import write_json
+from .refine import disagreement
 from .spatial import mean_squared_gradient
 
 __all__ = [
@@ -87,19 +86,13 @@ def measure_cases(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     refined, predicted = torch.as_tensor(output["pred"]), torch.as_tensor(output["itn"]).clamp(0.0, 1.0)
     volume = refined[:, 1:].flatten(1).sum(dim=1).clamp_min(1.0)
-    masks = [_one_hot(labels) for labels in (predicted, refined)]
-    dice = DiceMetric(include_background=False, ignore_empty=False)(*masks)
     return {
         "misfit": (refined - predicted).square().flatten(1).sum(dim=1) / volume,
-        "disagreement": 1.0 - torch.as_tensor(dice).mean(dim=1),
+        "disagreement": disagreement(predicted, refined),
         "entropy": label_entropy(refined).flatten(1).sum(dim=1) / volume,
         "deformation": mean_squared_gradient(torch.as_tensor(output["velocity"])),
         "affine": torch.as_tensor(output["affine"]).flatten(1),
     }
-
-
-def _one_hot(labels: Tensor) -> Tensor:
-    return one_hot(labels.argmax(dim=1), labels.shape[1]).movedim(-1, 1)
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,22 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from monai.inferers import Inferer
+from monai.metrics import DiceMetric
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from .errors import InputError
 from .losses import registration_terms, squared_error
 from .networks import AtlasISTN
 from .spatial import Transform
 
-__all__ = ["Refinement", "RefinementInferer", "Start"]
+__all__ = ["Refinement", "RefinementInferer", "Start", "disagreement"]
 
 Start = tuple[Tensor, Tensor, Tensor]
 """The ITN's prediction ``[B, Nc, *shape]``, velocity ``[B, dim, *half]`` and raw affine parameters ``[B, P]``."""
@@ -33,7 +35,10 @@ class Refinement:
         segmentation: refined soft labelmap ``ya ∘ Φ*⁻¹``, ``[B, Nc, *shape]``.
         prediction: the ITN's output ŷ, ``[B, Nc, *shape]``.
         one_pass: 1-pass soft labelmap, ``[B, Nc, *shape]``.
+        target: what the atlas was registered to: ŷ, or less of it where `trust` is below 1, ``[B, Nc, *shape]``.
+        trust: how far ŷ was believed, from 0 to 1, ``[B]``.
         transform: the refined transform.
+        loss: objective L* of the transform, ``[B]``.
         loss_curve: objective L* per iteration and case, ``[K + 1, B]``; row 0 is the 1-pass.
         iterations: iterations until each case had settled, ``[B]``.
         seconds: wall time per case, network included.
@@ -42,7 +47,10 @@ class Refinement:
     segmentation: Tensor
     prediction: Tensor
     one_pass: Tensor
+    target: Tensor
+    trust: Tensor
     transform: Transform
+    loss: Tensor
     loss_curve: Tensor
     iterations: Tensor
     seconds: float
@@ -56,7 +64,8 @@ class Refinement:
             "velocity": self.transform.velocity,
             "affine": self.transform.affine,
             "loss_before": self.loss_curve[0],
-            "loss_after": self.loss_curve.min(dim=0).values,
+            "loss_after": self.loss,
+            "trust": self.trust,
             "loss_curve": self.loss_curve.T,
             "iterations": self.iterations,
             "seconds": torch.full((len(self.segmentation),), self.seconds),
@@ -80,15 +89,20 @@ class RefinementInferer(Inferer):
         subject_weight: γ*, weight of the subject → atlas term.
         regularisation: λ*.
         similarity: per-case error of two labelmaps; `atlas_istn.losses.RobustError` does not chase outliers.
-        stiff_fraction: share of the iterations over which λ falls from ``stiffness · λ*`` to λ*: the atlas first moves
-            as a whole and bends later.
-        stiffness: factor on λ at the start.
+        stiff_fraction: share of the iterations with the stiff λ in place of λ*: the atlas first moves as a whole and bends
+            later.
+        stiff_regularisation: the stiff λ, no less than λ*; default 10 λ*. Given, it makes the limits of the trust hold
+            whatever λ* is.
+        trust: disagreements, each 1 − Dice, of the ITN's labels and the stiff atlas. Up to the first the ITN is believed;
+            from the second on it is not, since no shape near the atlas's looks like that, and the 1-pass, in which the
+            STN has judged, takes its place as the target. In between, the target is a mixture. By default the ITN is
+            always believed.
         tolerance: a case has settled when its objective improved by less than this fraction over `patience` iterations.
         patience: see `tolerance`.
         amp: run the convolutions in bf16.
 
     Raises:
-        InputError: an unknown mode, or no direction with a weight.
+        InputError: an unknown mode, no direction with a weight, or limits of the trust that do not rise.
     """
 
     def __init__(
@@ -101,7 +115,8 @@ class RefinementInferer(Inferer):
         regularisation: float = 0.5,
         similarity: Callable[[Tensor, Tensor], Tensor] = squared_error,
         stiff_fraction: float = 0.5,
-        stiffness: float = 10.0,
+        stiff_regularisation: float | None = None,
+        trust: Sequence[float] | None = None,
         tolerance: float = 2e-3,
         patience: int = 10,
         amp: bool = False,
@@ -110,6 +125,8 @@ class RefinementInferer(Inferer):
             raise InputError(f'refine_mode must be "field" or "weights", got "{mode}".')
         if atlas_weight <= 0 and subject_weight <= 0:
             raise InputError("refine_weights: beta or gamma must be positive; without both there is nothing to refine.")
+        if trust is not None and not (len(trust) == 2 and 0 <= trust[0] < trust[1]):
+            raise InputError(f"refine_trust must be two rising numbers from 0, or null, got {trust}.")
         super().__init__()
         self.mode = mode
         self.iterations = iterations
@@ -119,7 +136,8 @@ class RefinementInferer(Inferer):
         self.regularisation = regularisation
         self.similarity = similarity
         self.stiff_fraction = stiff_fraction
-        self.stiffness = stiffness
+        self.stiff_regularisation = stiff_regularisation
+        self.trust = trust
         self.tolerance = tolerance
         self.patience = patience
         self.amp = amp
@@ -136,7 +154,8 @@ class RefinementInferer(Inferer):
         Args:
             inputs: images ``[B, C, *shape]``.
             network: the network.
-            start: prediction, velocity and affine parameters to start from, in place of those of the network.
+            start: target, velocity and affine parameters to start from, in place of those of the network; this target is
+                believed.
         """
         begin = time.perf_counter()
         # Tensors made under inference_mode cannot enter autograd: leave it, and copy what came from it.
@@ -144,14 +163,18 @@ class RefinementInferer(Inferer):
             image = torch.as_tensor(inputs).clone()
             prediction, velocity, parameters = start or self._one_pass(image, network)
             one_pass = network.transform(velocity, parameters).to_subject(network.atlas_labels)
-            fit = self._fit(network, prediction, velocity, parameters, prediction)
+            fallback = one_pass if self.trust and not start else None
+            fit = self._fit(network, prediction, velocity, parameters, prediction, fallback)
             transform = network.transform(fit.velocity, fit.parameters)
             segmentation = transform.to_subject(network.atlas_labels) if self.iterations else one_pass
         return Refinement(
             segmentation,
             prediction,
             one_pass,
+            fit.target,
+            fit.trust,
             transform,
+            fit.loss,
             fit.loss_curve,
             fit.iterations,
             (time.perf_counter() - begin) / len(image),
@@ -176,14 +199,24 @@ class RefinementInferer(Inferer):
             return prediction, *network.register(prediction)
 
     def _fit(
-        self, network: AtlasISTN, prediction: Tensor, velocity: Tensor, parameters: Tensor, target: Tensor
+        self,
+        network: AtlasISTN,
+        prediction: Tensor,
+        velocity: Tensor,
+        parameters: Tensor,
+        target: Tensor,
+        fallback: Tensor | None = None,
     ) -> _Fit:
+        """Fit to ``target`` or, where it is not to be trusted, to ``fallback``."""
         if self.mode == "field":
-            return self._fit_field(network, velocity, parameters, target)
-        cases = zip(*(batch.split(1) for batch in (prediction, velocity, parameters, target)), strict=True)
-        return _Fit.cat([self._fit_weights(network, *case) for case in cases])
+            return self._fit_field(network, velocity, parameters, target, fallback)
+        batches = (prediction, velocity, parameters, target, target if fallback is None else fallback)
+        cases = zip(*(batch.split(1) for batch in batches), strict=True)
+        return _Fit.cat([self._fit_weights(network, *case, None if fallback is None else last) for *case, last in cases])
 
-    def _fit_field(self, network: AtlasISTN, velocity: Tensor, parameters: Tensor, target: Tensor) -> _Fit:
+    def _fit_field(
+        self, network: AtlasISTN, velocity: Tensor, parameters: Tensor, target: Tensor, fallback: Tensor | None
+    ) -> _Fit:
         start = velocity, parameters
         velocity, parameters = velocity.clone().requires_grad_(), parameters.clone().requires_grad_()
         gate = network.affine_gate
@@ -191,10 +224,16 @@ class RefinementInferer(Inferer):
             {"params": [velocity], "lr": self.learning_rate},
             {"params": [parameters], "lr": self.learning_rate / 5},
         ]
-        return self._optimise(network, start, target, rates, lambda: (velocity, parameters * gate))
+        return self._optimise(network, start, target, fallback, rates, lambda: (velocity, parameters * gate))
 
     def _fit_weights(
-        self, network: AtlasISTN, prediction: Tensor, velocity: Tensor, parameters: Tensor, target: Tensor
+        self,
+        network: AtlasISTN,
+        prediction: Tensor,
+        velocity: Tensor,
+        parameters: Tensor,
+        target: Tensor,
+        fallback: Tensor | None,
     ) -> _Fit:
         start = velocity, parameters
         stn = copy.deepcopy(network.stn).requires_grad_()
@@ -207,13 +246,14 @@ class RefinementInferer(Inferer):
             return velocity, parameters * gate
 
         rates = [{"params": list(stn.parameters()), "lr": self.learning_rate}]
-        return self._optimise(network, start, target, rates, propose)
+        return self._optimise(network, start, target, fallback, rates, propose)
 
     def _optimise(
         self,
         network: AtlasISTN,
         start: tuple[Tensor, Tensor],
         target: Tensor,
+        fallback: Tensor | None,
         groups: list[dict[str, Any]],
         propose: Callable[[], tuple[Tensor, Tensor]],
     ) -> _Fit:
@@ -222,13 +262,21 @@ class RefinementInferer(Inferer):
         target = target.clamp(0.0, 1.0)
         # The 1-pass, which the first iteration evaluates: any objective is better than none.
         best = _Best(start[0].clone(), start[1].clone(), torch.full((len(target),), torch.inf, device=target.device))
+        trust = torch.ones(len(target), device=target.device)
         curve: list[Tensor] = []
         settled = torch.full((len(target),), -1, device=target.device)
+        bending = round(self.stiff_fraction * self.iterations)  # the iteration in which the atlas begins to bend
         for iteration in range(self.iterations + 1):
             with torch.enable_grad():
                 velocity, parameters = propose()
+                transform = network.transform(velocity, parameters)
+                if iteration == bending and fallback is not None:
+                    trust = self._trust(target, transform.detach().to_subject(network.atlas_labels))
+                    share = trust.reshape(-1, *[1] * (target.ndim - 1))
+                    target = share * target + (1.0 - share) * fallback
+                    best.objective[trust < 1.0] = torch.inf  # with another target, what was best is so no more
                 terms = registration_terms(
-                    network.transform(velocity, parameters),
+                    transform,
                     network.atlas_labels,
                     target,
                     atlas_to_subject=self.atlas_weight > 0,
@@ -236,29 +284,41 @@ class RefinementInferer(Inferer):
                     similarity=self.similarity,
                 )
                 misfit = self.atlas_weight * terms.get("a2s", 0.0) + self.subject_weight * terms.get("s2a", 0.0)
-                penalty = self.regularisation * terms["regularisation"]
-                objective = (misfit + penalty).detach()
+                objective = (misfit + self.regularisation * terms["regularisation"]).detach()
                 curve.append(objective)
                 best.keep_better(velocity.detach(), parameters.detach(), objective)
-                self._mark_settled(settled, curve, iteration)
+                self._mark_settled(settled, curve, iteration - bending)
                 if iteration == self.iterations or bool((settled >= 0).all()):
                     break
                 optimiser.zero_grad(set_to_none=True)
+                weight = self._stiff_weight if iteration < bending else self.regularisation
                 # The cases of a batch do not interact: the gradient of a sum, each with its own parameters.
-                (misfit + self._stiffness(iteration) * penalty).sum().backward()
+                (misfit + weight * terms["regularisation"]).sum().backward()
             optimiser.step()
         settled[settled < 0] = len(curve) - 1
-        return _Fit(best.velocity, best.parameters, settled, torch.stack(curve))
+        return _Fit(best.velocity, best.parameters, target, trust, best.objective, settled, torch.stack(curve))
 
-    def _stiffness(self, iteration: int) -> float:
-        span = self.stiff_fraction * self.iterations
-        return self.stiffness ** max(0.0, 1.0 - iteration / span) if span > 0 else 1.0
+    @property
+    def _stiff_weight(self) -> float:
+        return max(self.stiff_regularisation or 10.0 * self.regularisation, self.regularisation)
 
-    def _mark_settled(self, settled: Tensor, curve: list[Tensor], iteration: int) -> None:
-        if iteration < self.patience + self.stiff_fraction * self.iterations:
+    def _trust(self, prediction: Tensor, stiff: Tensor) -> Tensor:
+        """How far to believe each labelmap of a batch, ``[B]``, by what the stiff atlas makes of it."""
+        believed, doubted = self.trust or (1.0, 2.0)
+        return ((doubted - disagreement(prediction, stiff)) / (doubted - believed)).clamp(0.0, 1.0)
+
+    def _mark_settled(self, settled: Tensor, curve: list[Tensor], bent: int) -> None:
+        if bent < self.patience:
             return
         improved = curve[-1 - self.patience] - curve[-1] > self.tolerance * curve[-1 - self.patience]
-        settled[~improved & (settled < 0)] = iteration
+        settled[~improved & (settled < 0)] = len(curve) - 1
+
+
+def disagreement(first: Tensor, second: Tensor) -> Tensor:
+    """1 − Dice of the labels of two soft labelmaps ``[B, Nc, *shape]``, mean over the foreground labels, ``[B]``."""
+    masks = (one_hot(labels.argmax(dim=1), labels.shape[1]).movedim(-1, 1) for labels in (first, second))
+    dice = DiceMetric(include_background=False, ignore_empty=False)(*masks)
+    return 1.0 - torch.as_tensor(dice).mean(dim=1)
 
 
 @dataclass
@@ -282,6 +342,9 @@ class _Fit:
 
     velocity: Tensor
     parameters: Tensor
+    target: Tensor
+    trust: Tensor
+    loss: Tensor
     iterations: Tensor
     loss_curve: Tensor
 
@@ -290,9 +353,9 @@ class _Fit:
         """One batch of single cases; shorter loss curves are continued with their last value."""
         length = max(len(fit.loss_curve) for fit in fits)
         curves = [torch.cat([c, c[-1:].expand(length - len(c), -1)]) for c in (fit.loss_curve for fit in fits)]
-        return _Fit(
-            torch.cat([fit.velocity for fit in fits]),
-            torch.cat([fit.parameters for fit in fits]),
-            torch.cat([fit.iterations for fit in fits]),
-            torch.cat(curves, dim=1),
-        )
+        joined = {
+            field.name: torch.cat([getattr(fit, field.name) for fit in fits])
+            for field in fields(_Fit)
+            if field.name != "loss_curve"
+        }
+        return _Fit(**joined, loss_curve=torch.cat(curves, dim=1))

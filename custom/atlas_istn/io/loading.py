@@ -9,6 +9,7 @@ its own and gets the one that ITK gives it: spacing 1, origin 0, identity direct
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,9 @@ __all__ = ["LoadCased", "check_image", "check_same_grid", "label_classes", "read
 
 _AFFINE_TOLERANCE = 1e-3  # mm
 _PNG_AFFINE = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
+# MONAI's loader makes every reader it knows, for each file, and one of them warns each time that it has no GPU decoder.
+logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+
 _SHOWN = 10  # unexpected label values that a message names
 
 

@@ -55,11 +55,11 @@ class TopologyInferer(RefinementInferer):
         begin = time.perf_counter()
         with torch.inference_mode(False), torch.no_grad():
             cases = [_Case(result.transform[i], result.segmentation[i : i + 1]) for i in range(len(result.transform))]
-            target = atlas_signature(network)
-            right = _are_right(result.transform, result.segmentation, target)
+            signature = atlas_signature(network)
+            right = _are_right(result.transform, result.segmentation, signature)
             for index, case in enumerate(cases):
                 if not right[index]:
-                    self._mend(case, network, result.prediction[index : index + 1], target)
+                    self._mend(case, network, result.prediction[[index]], result.target[[index]], signature)
         if isinstance(inputs, MetaTensor):
             for name in ("step", "kept", "voxels_changed"):
                 inputs.meta[f"topology_{name}"] = [getattr(case, name) for case in cases]
@@ -76,8 +76,10 @@ class TopologyInferer(RefinementInferer):
             seconds=result.seconds + (time.perf_counter() - begin) / len(cases),
         )
 
-    def _mend(self, case: _Case, network: AtlasISTN, prediction: Tensor, target: Signature) -> None:
-        stiffer = self._refine_stiffer(network, prediction, target)
+    def _mend(
+        self, case: _Case, network: AtlasISTN, prediction: Tensor, target: Tensor, signature: Signature
+    ) -> None:
+        stiffer = self._refine_stiffer(network, prediction, target, signature)
         if stiffer is not None:
             case.step, case.transform = "lambda", stiffer
             case.segmentation = stiffer.to_subject(network.atlas_labels)
@@ -87,20 +89,22 @@ class TopologyInferer(RefinementInferer):
             case.transform, case.step = unfolded, "lambda"
             case.segmentation = unfolded.to_subject(network.atlas_labels)
         scores = case.segmentation[0].float().cpu().numpy()
-        restored = restore_labelmap(scores, target)
+        restored = restore_labelmap(scores, signature)
         case.kept, case.voxels_changed = restored.kept, restored.voxels_changed
         if restored.step != "none":
             case.step = restored.step
             channels = torch.from_numpy(pull_argmax(scores, restored.labelmap))
             case.segmentation = channels.to(case.segmentation)[None]
 
-    def _refine_stiffer(self, network: AtlasISTN, prediction: Tensor, target: Signature) -> Transform | None:
+    def _refine_stiffer(
+        self, network: AtlasISTN, prediction: Tensor, target: Tensor, signature: Signature
+    ) -> Transform | None:
         """The transform of one case at the first λ that makes it right; None if none of them does."""
         if self.iterations == 0:
             return None
         velocity, parameters = network.register(prediction)
         states = (share * velocity for share in (1.0, 0.5, 0.0))
-        good = next((state for state in states if _is_right(network, state, parameters, target)), None)
+        good = next((state for state in states if _is_right(network, state, parameters, signature)), None)
         if good is None:  # not even the affine map keeps the topology on this grid: no λ will
             return None
         stiffer = copy.copy(self)
@@ -108,8 +112,8 @@ class TopologyInferer(RefinementInferer):
             stiffer.mode, stiffer.learning_rate = "field", RefinementInferer().learning_rate
         for _ in range(self.max_raises):
             stiffer.regularisation *= self.raise_factor
-            fit = stiffer._fit(network, prediction, good, parameters, prediction)
-            if _is_right(network, fit.velocity, fit.parameters, target):
+            fit = stiffer._fit(network, prediction, good, parameters, target)
+            if _is_right(network, fit.velocity, fit.parameters, signature):
                 return network.transform(fit.velocity, fit.parameters)
         return None
 
