@@ -157,7 +157,7 @@ def test_disagreement_is_one_minus_dice() -> None:
 
 
 def test_a_damaged_prediction_is_not_believed(mode: str, network: AtlasISTN, ring: Ring, dim: int) -> None:
-    """Half a ring is no ring, whatever its pose: the 1-pass, a ring in the right place, counts. A shifted ring is one."""
+    """Half a ring is no ring, whatever its pose: the 1-pass, a ring in the right place, counts. A shifted ring is."""
     whole, shifted = ring(SHAPES[dim], 0.0, 0.33)[:, 1:], ring(SHAPES[dim], 2.0, 0.33)[:, 1:]
     images = torch.cat([half_erased(whole), shifted])
     believing = RefinementInferer(mode=mode, iterations=40).refine(images, network)

@@ -243,7 +243,7 @@ def _warnings(report: Mapping[str, Any]) -> list[str]:
     if not report.get("topology_kept", True):
         warnings.append("the atlas's topology cannot be kept on this grid: too coarse, or anatomy cut off")
     if report.get("itn_trust", 1.0) < 1:
-        warnings.append(f"the ITN's labels look unlike any near shape of the atlas: believed by {report['itn_trust']:.0%}")
+        warnings.append(f"the ITN's labels look like no shape near the atlas: believed by {report['itn_trust']:.0%}")
     for name, topology in report["topology"].items():
         if topology["components"] == 0:
             warnings.append(f"{name} is empty")

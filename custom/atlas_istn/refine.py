@@ -89,14 +89,14 @@ class RefinementInferer(Inferer):
         subject_weight: γ*, weight of the subject → atlas term.
         regularisation: λ*.
         similarity: per-case error of two labelmaps; `atlas_istn.losses.RobustError` does not chase outliers.
-        stiff_fraction: share of the iterations with the stiff λ in place of λ*: the atlas first moves as a whole and bends
-            later.
+        stiff_fraction: share of the iterations with the stiff λ in place of λ*: the atlas first moves as a whole, and
+            bends later.
         stiff_regularisation: the stiff λ, no less than λ*; default 10 λ*. Given, it makes the limits of the trust hold
             whatever λ* is.
-        trust: disagreements, each 1 − Dice, of the ITN's labels and the stiff atlas. Up to the first the ITN is believed;
-            from the second on it is not, since no shape near the atlas's looks like that, and the 1-pass, in which the
-            STN has judged, takes its place as the target. In between, the target is a mixture. By default the ITN is
-            always believed.
+        trust: disagreements, each 1 − Dice, of the ITN's labels and the stiff atlas. Up to the first the ITN is
+            believed; from the second on it is not, since no shape near the atlas's looks like that, and the 1-pass, in
+            which the STN has judged, takes its place as the target. In between, the target is a mixture. By default the
+            ITN is always believed.
         tolerance: a case has settled when its objective improved by less than this fraction over `patience` iterations.
         patience: see `tolerance`.
         amp: run the convolutions in bf16.
@@ -154,8 +154,8 @@ class RefinementInferer(Inferer):
         Args:
             inputs: images ``[B, C, *shape]``.
             network: the network.
-            start: target, velocity and affine parameters to start from, in place of those of the network; this target is
-                believed.
+            start: target, velocity and affine parameters to start from, in place of those of the network; this target
+                is believed.
         """
         begin = time.perf_counter()
         # Tensors made under inference_mode cannot enter autograd: leave it, and copy what came from it.
@@ -210,9 +210,9 @@ class RefinementInferer(Inferer):
         """Fit to ``target`` or, where it is not to be trusted, to ``fallback``."""
         if self.mode == "field":
             return self._fit_field(network, velocity, parameters, target, fallback)
-        batches = (prediction, velocity, parameters, target, target if fallback is None else fallback)
-        cases = zip(*(batch.split(1) for batch in batches), strict=True)
-        return _Fit.cat([self._fit_weights(network, *case, None if fallback is None else last) for *case, last in cases])
+        batches = [batch.split(1) for batch in (prediction, velocity, parameters, target)]
+        fallbacks = [None] * len(target) if fallback is None else fallback.split(1)
+        return _Fit.cat([self._fit_weights(network, *case) for case in zip(*batches, fallbacks, strict=True)])
 
     def _fit_field(
         self, network: AtlasISTN, velocity: Tensor, parameters: Tensor, target: Tensor, fallback: Tensor | None

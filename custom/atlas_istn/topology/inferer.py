@@ -76,9 +76,7 @@ class TopologyInferer(RefinementInferer):
             seconds=result.seconds + (time.perf_counter() - begin) / len(cases),
         )
 
-    def _mend(
-        self, case: _Case, network: AtlasISTN, prediction: Tensor, target: Tensor, signature: Signature
-    ) -> None:
+    def _mend(self, case: _Case, network: AtlasISTN, prediction: Tensor, target: Tensor, signature: Signature) -> None:
         stiffer = self._refine_stiffer(network, prediction, target, signature)
         if stiffer is not None:
             case.step, case.transform = "lambda", stiffer
