@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ __all__ = ["LoadCased", "check_image", "check_same_grid", "label_classes", "read
 
 _AFFINE_TOLERANCE = 1e-3  # mm
 _PNG_AFFINE = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
-# MONAI's loader makes every reader it knows, for each file, and one of them warns each time that it has no GPU decoder.
+# MONAI's loader makes every reader it knows, for each file, and one of them warns twice that it has no GPU decoder.
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", "NvImgCodecPydicomReader", UserWarning)
 
 _SHOWN = 10  # unexpected label values that a message names
 
