@@ -27,7 +27,7 @@ else
     python -m monai.bundle run training \
         --config_file "['bundle/configs/train.yaml','bundle/configs/data/letter_b.yaml']" \
         --dataset_dir $data --output_dir $output --resume true \
-        --max_epochs 24 --learning_rate_half_life 6 --val_interval 6 "$@"
+        --max_epochs 20 --learning_rate_half_life 5 --val_interval 5 "$@"
     echo "trained $*" >$output/trained
 fi
 

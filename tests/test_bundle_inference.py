@@ -48,6 +48,7 @@ SOLID = {
     "stn#channels": [8, 16],
     "refine_iterations": 30,
     "refine_weights": {"beta": 1.0, "gamma": 0.0, "lambda": 0.5},
+    "refine_trust": None,  # the STN made by hand knows nothing that could take the ITN's place
     "device": "$torch.device('cpu')",
 }
 PLANE = {

@@ -84,7 +84,12 @@ def prepare(run_id: str, files: list[str], dim: int, **settings: Any) -> ConfigW
         "bundle_root": str(CONFIGS.parent),
         "spatial_size": SIZES[dim],
         "spacing": [1.0] * dim,
-        "itn#channels": [4, 8],
+        **{
+            "itn#filters": [4, 8, 8],
+            "itn#kernel_size": [3] * 3,
+            "itn#strides": [1, 2, 2],
+            "itn#upsample_kernel_size": [2, 2],
+        },
         "stn#channels": [4, 8],
         "batch_size": 2,
         "refine_iterations": 3,
@@ -205,11 +210,11 @@ def test_a_unet_has_no_stn_and_no_atlas(bench: Bench) -> None:
 
 def test_the_segmentation_of_a_unet_is_what_its_itn_says(bench: Bench) -> None:
     bench.evaluated("unet", 2)
-    network = UNet(2, 1, 2, (4, 8), norm=("group", {"num_groups": 4}))
-    state = bench.state("unet", 2)
-    network.load_state_dict({k.removeprefix("itn."): v for k, v in state.items() if k.startswith("itn.")})
     # The workflow's own preprocessing; the image already has the size and spacing of the model.
     workflow = prepare("inference", ["inference", "data/letter_b"], 2, dataset_dir=str(bench.data(2)), amp=False)
+    network = workflow.parser.get_parsed_content("itn").eval()
+    state = bench.state("unet", 2)
+    network.load_state_dict({k.removeprefix("itn."): v for k, v in state.items() if k.startswith("itn.")})
     image = workflow.parser.get_parsed_content("dataset")[0]["image"]
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         expected = network(image[None].as_tensor())[0].argmax(dim=0)
