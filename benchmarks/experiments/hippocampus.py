@@ -4,7 +4,8 @@
 
     python benchmarks/experiments/hippocampus.py --dataset_dir data/hippocampus
 
-Every training takes as many steps as that of the config takes with all cases, whatever the number of its cases.
+Every training takes as many steps as one with all cases takes, whatever the number of its cases. The ITN is one
+network, not the mean of two as in the config.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ __all__ = ["main"]
 DATA = "bundle/configs/data/hippocampus.yaml"
 ALL_CASES = 160
 HALF_LIVES = 6  # of the learning rate in a training, as in the config
+VALIDATIONS = 6  # in a training, as in the config
 VARIANTS = ("full", "unet", "vml", "svf_only")
 RESULTS = {
     "U-net": ("unet", "itn"),
@@ -32,6 +34,7 @@ RESULTS = {
     "refine": ("full", "refine"),
 }
 """Name in tables → run and its result."""
+ITN = {"itn_members": 1}
 NO_AUGMENTATION: dict[str, Any] = {"train#augmentation": {"_target_": "Compose", "transforms": []}}
 QUICK = {
     "spatial_size": [24, 32, 24],
@@ -77,17 +80,23 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=60, help=f"of a training with {ALL_CASES} cases")
     arguments = parser.parse_args()
     bench, variants, numbers = Bench(arguments.output_dir), arguments.variants, arguments.cases
-    testing: dict[str, Any] = {}
+    testing: dict[str, Any] = {**ITN}
     if arguments.quick:
-        variants, numbers, testing = ["full", "unet"], [6], {name: QUICK[name] for name in ("spatial_size", "spacing")}
-        testing["refine_iterations"] = QUICK["refine_iterations"]
+        variants, numbers = ["full", "unet"], [6]
+        testing |= {name: QUICK[name] for name in ("spatial_size", "spacing", "refine_iterations")}
 
     tested = 3 if arguments.quick else 0  # 0 are all
     for number in numbers:
         lists = {"training": number, "validation": tested, "test": tested}
         dataset_dir = first_cases(arguments.dataset_dir, bench.output_dir / f"data/{number}", lists)
         epochs = 1 if arguments.quick else arguments.epochs * ALL_CASES // number
-        training = {"seed": arguments.seed, "max_epochs": epochs, "learning_rate_half_life": epochs / HALF_LIVES}
+        training = {
+            **ITN,
+            "seed": arguments.seed,
+            "max_epochs": epochs,
+            "learning_rate_half_life": epochs / HALF_LIVES,
+            "val_interval": max(1, epochs // VALIDATIONS),
+        }
         for augmentation in arguments.augmentation:
             changes = NO_AUGMENTATION if augmentation == "without" else {}
             title = f"{number}_{augmentation}_augmentation"

@@ -18,7 +18,7 @@ __all__ = ["merge_itns"]
 _MEMBERS = "itn.networks."
 
 
-def merge_itns(output: str | Path, *models: str | Path, replace: bool = False) -> Path:
+def merge_itns(output: str | Path, *models: str | Path) -> Path:
     """Make a model whose ITN is the mean of the ITNs of several models; the rest is that of the first.
 
     The ITNs are `MeanOfNetworks`, as in ``configs/data/hippocampus.yaml``. Train the models one by one, each with
@@ -26,8 +26,8 @@ def merge_itns(output: str | Path, *models: str | Path, replace: bool = False) -
 
     Args:
         output: the model file to write.
-        models: model files, a whole model first. Of the others the ITN alone counts: U-nets will do.
-        replace: leave out the ITN of the first, which then gives STN and atlas alone.
+        models: model files. Of all but the first the ITN alone counts. Where all are U-nets the result is one too, for
+            which ``configs/variants/trained_itn.yaml`` trains STN and atlas.
 
     Returns:
         The path of the file.
@@ -39,8 +39,7 @@ def merge_itns(output: str | Path, *models: str | Path, replace: bool = False) -
         raise InputError(f"merge_itns: expected OUTPUT and at least two model files, found {len(models)} models.")
     states = [read_state(Path(model)) for model in models]
     merged = {name: value for name, value in states[0].items() if not name.startswith(_MEMBERS)}
-    taken = list(zip(models, states, strict=True))[1 if replace else 0 :]
-    members = [member for model, state in taken for member in _members(Path(model), state)]
+    members = [member for model, state in zip(models, states, strict=True) for member in _members(Path(model), state)]
     for number, member in enumerate(members):
         if _shapes(member) != _shapes(members[0]):
             raise InputError(f"the ITN of {models[0]} has another architecture than member {number + 1}: merge equals.")
