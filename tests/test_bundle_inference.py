@@ -517,6 +517,24 @@ def test_model_space_scores_on_the_networks_grid(
     assert all(float(row["hd"]) >= 2 or float(row["hd"]) == 0 for row in rows)
 
 
+def test_the_smoothed_reference_of_the_papers_code_has_no_hole_of_one_pixel(tmp_path: Path) -> None:
+    letter = np.zeros((128, 128), np.uint8)
+    letter[40:90, 40:90] = 255
+    letter[60:62, 64:66] = 0  # one pixel on the grid of 2 mm
+    for name in ("image", "label"):
+        Image.fromarray(letter).save(tmp_path / f"{name}.png")
+    case = {name: str(tmp_path / f"{name}.png") for name in ("image", "label")}
+    files = [str(CONFIGS / f"{name}.yaml") for name in ("inference", "evaluate", "data/letter_b")]
+    references = {}
+    for sigma in (0, 0.5):
+        config = ConfigParser(ConfigParser.load_config_files(files))
+        config.update({"evaluate_space": "model", "reference_sigma": sigma})
+        references[sigma] = config.get_parsed_content("reference")(case)["label"][0].numpy()
+    assert references[0].sum() == (letter[::2, ::2] > 0).sum()
+    assert references[0.5].sum() == references[0].sum() + 1
+    assert references[0][32, 30] < references[0.5][32, 30]  # PNGs are read as [x, y]
+
+
 # Bad input: one clear message, and the other cases are finished.
 
 
