@@ -138,6 +138,16 @@ def test_an_unknown_mode_is_refused() -> None:
         RefinementInferer(mode="both")
 
 
+def test_follows_the_labels_of_an_itn_that_wavers(mode: str, network: AtlasISTN, images: torch.Tensor) -> None:
+    """With 0.52 against 0.48 the labels are as before, but the probabilities hardly move the atlas."""
+    wavering = 0.5 + 0.04 * (images - 0.5)
+    soft = RefinementInferer(mode=mode, iterations=30).refine(wavering, network)
+    sharp = RefinementInferer(mode=mode, iterations=30, sharpness=0.5).refine(wavering, network)
+    assert (dice(sharp.segmentation, images) > dice(soft.segmentation, images) + 0.05).all()
+    torch.testing.assert_close(soft.target, soft.prediction)
+    assert torch.equal(sharp.target.argmax(dim=1), sharp.prediction.argmax(dim=1))
+
+
 def half_erased(images: torch.Tensor) -> torch.Tensor:
     """The images without the half of the grid beyond the middle of the last axis."""
     damaged = images.clone()
@@ -180,3 +190,8 @@ def test_where_nothing_is_believed_the_target_is_the_one_pass(network: AtlasISTN
 def test_refuses_limits_of_the_trust_that_do_not_rise(trust: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="refine_trust"):
         RefinementInferer(trust=trust)
+
+
+def test_refuses_a_sharpness_that_is_no_share() -> None:
+    with pytest.raises(InputError, match="refine_sharpness"):
+        RefinementInferer(sharpness=1.5)

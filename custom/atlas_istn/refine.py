@@ -35,7 +35,7 @@ class Refinement:
         segmentation: refined soft labelmap ``ya ∘ Φ*⁻¹``, ``[B, Nc, *shape]``.
         prediction: the ITN's output ŷ, ``[B, Nc, *shape]``.
         one_pass: 1-pass soft labelmap, ``[B, Nc, *shape]``.
-        target: what the atlas was registered to: ŷ, or less of it where `trust` is below 1, ``[B, Nc, *shape]``.
+        target: what the atlas was registered to, ``[B, Nc, *shape]``: ŷ sharpened, or less of it where `trust` is low.
         trust: how far ŷ was believed, from 0 to 1, ``[B]``.
         transform: the refined transform.
         loss: objective L* of the transform, ``[B]``.
@@ -93,6 +93,9 @@ class RefinementInferer(Inferer):
             bends later.
         stiff_regularisation: the stiff λ, no less than λ*; default 10 λ*. Given, it makes the limits of the trust hold
             whatever λ* is.
+        sharpness: share of the ITN's labels (its argmax, one-hot) in the target; the rest are its probabilities, which
+            alone are the paper's target. Where the ITN wavers, as under a foreign contrast, the label it decides for
+            has hardly more than the others, and errors of probabilities do not tell the atlas of the decision.
         trust: disagreements, each 1 − Dice, of the ITN's labels and the stiff atlas. Up to the first the ITN is
             believed; from the second on it is not, since no shape near the atlas's looks like that, and the 1-pass, in
             which the STN has judged, takes its place as the target. In between, the target is a mixture. By default the
@@ -102,7 +105,8 @@ class RefinementInferer(Inferer):
         amp: run the convolutions in bf16.
 
     Raises:
-        InputError: an unknown mode, no direction with a weight, or limits of the trust that do not rise.
+        InputError: an unknown mode, no direction with a weight, a sharpness that is no share, or limits of the trust
+            that do not rise.
     """
 
     def __init__(
@@ -116,6 +120,7 @@ class RefinementInferer(Inferer):
         similarity: Callable[[Tensor, Tensor], Tensor] = squared_error,
         stiff_fraction: float = 0.5,
         stiff_regularisation: float | None = None,
+        sharpness: float = 0.0,
         trust: Sequence[float] | None = None,
         tolerance: float = 2e-3,
         patience: int = 10,
@@ -127,6 +132,8 @@ class RefinementInferer(Inferer):
             raise InputError("refine_weights: beta or gamma must be positive; without both there is nothing to refine.")
         if trust is not None and not (len(trust) == 2 and 0 <= trust[0] < trust[1]):
             raise InputError(f"refine_trust must be two rising numbers from 0, or null, got {trust}.")
+        if not 0.0 <= sharpness <= 1.0:
+            raise InputError(f"refine_sharpness must lie between 0 and 1, got {sharpness}.")
         super().__init__()
         self.mode = mode
         self.iterations = iterations
@@ -137,6 +144,7 @@ class RefinementInferer(Inferer):
         self.similarity = similarity
         self.stiff_fraction = stiff_fraction
         self.stiff_regularisation = stiff_regularisation
+        self.sharpness = sharpness
         self.trust = trust
         self.tolerance = tolerance
         self.patience = patience
@@ -164,7 +172,8 @@ class RefinementInferer(Inferer):
             prediction, velocity, parameters = start or self._one_pass(image, network)
             one_pass = network.transform(velocity, parameters).to_subject(network.atlas_labels)
             fallback = one_pass if self.trust and not start else None
-            fit = self._fit(network, prediction, velocity, parameters, prediction, fallback)
+            target = prediction if start else torch.lerp(prediction, _labels(prediction), self.sharpness)
+            fit = self._fit(network, prediction, velocity, parameters, target, fallback)
             transform = network.transform(fit.velocity, fit.parameters)
             segmentation = transform.to_subject(network.atlas_labels) if self.iterations else one_pass
         return Refinement(
@@ -316,9 +325,13 @@ class RefinementInferer(Inferer):
 
 def disagreement(first: Tensor, second: Tensor) -> Tensor:
     """1 − Dice of the labels of two soft labelmaps ``[B, Nc, *shape]``, mean over the foreground labels, ``[B]``."""
-    masks = (one_hot(labels.argmax(dim=1), labels.shape[1]).movedim(-1, 1) for labels in (first, second))
-    dice = DiceMetric(include_background=False, ignore_empty=False)(*masks)
+    dice = DiceMetric(include_background=False, ignore_empty=False)(_labels(first), _labels(second))
     return 1.0 - torch.as_tensor(dice).mean(dim=1)
+
+
+def _labels(soft: Tensor) -> Tensor:
+    """The labels of a soft labelmap ``[B, Nc, *shape]``, one-hot and of its type."""
+    return one_hot(soft.argmax(dim=1), soft.shape[1]).movedim(-1, 1).to(soft)
 
 
 @dataclass
