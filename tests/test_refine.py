@@ -142,10 +142,18 @@ def test_follows_the_labels_of_an_itn_that_wavers(mode: str, network: AtlasISTN,
     """With 0.52 against 0.48 the labels are as before, but the probabilities hardly move the atlas."""
     wavering = 0.5 + 0.04 * (images - 0.5)
     soft = RefinementInferer(mode=mode, iterations=30).refine(wavering, network)
-    sharp = RefinementInferer(mode=mode, iterations=30, sharpness=0.5).refine(wavering, network)
+    sharp = RefinementInferer(mode=mode, iterations=30, confidence=0.9).refine(wavering, network)
     assert (dice(sharp.segmentation, images) > dice(soft.segmentation, images) + 0.05).all()
     torch.testing.assert_close(soft.target, soft.prediction)
     assert torch.equal(sharp.target.argmax(dim=1), sharp.prediction.argmax(dim=1))
+    for target in sharp.target:
+        largest, labels = target.max(dim=0)
+        torch.testing.assert_close(largest[labels > 0].mean(), torch.tensor(0.9))
+
+
+def test_leaves_a_confident_prediction_as_it_is(network: AtlasISTN, images: torch.Tensor) -> None:
+    result = RefinementInferer(iterations=1, confidence=0.6).refine(images, network)
+    torch.testing.assert_close(result.target, result.prediction)
 
 
 def half_erased(images: torch.Tensor) -> torch.Tensor:
@@ -192,6 +200,6 @@ def test_refuses_limits_of_the_trust_that_do_not_rise(trust: tuple[float, ...]) 
         RefinementInferer(trust=trust)
 
 
-def test_refuses_a_sharpness_that_is_no_share() -> None:
-    with pytest.raises(InputError, match="refine_sharpness"):
-        RefinementInferer(sharpness=1.5)
+def test_refuses_a_confidence_that_is_no_probability() -> None:
+    with pytest.raises(InputError, match="refine_confidence"):
+        RefinementInferer(confidence=1.5)

@@ -93,9 +93,10 @@ class RefinementInferer(Inferer):
             bends later.
         stiff_regularisation: the stiff λ, no less than λ*; default 10 λ*. Given, it makes the limits of the trust hold
             whatever λ* is.
-        sharpness: share of the ITN's labels (its argmax, one-hot) in the target; the rest are its probabilities, which
-            alone are the paper's target. Where the ITN wavers, as under a foreign contrast, the label it decides for
-            has hardly more than the others, and errors of probabilities do not tell the atlas of the decision.
+        confidence: mean probability that the target's labels shall have in the foreground. Where the ITN wavers, as
+            under a foreign contrast, the label it decides for has hardly more than the others, and errors of
+            probabilities do not tell the atlas of the decision: as much of the labels, one-hot, is mixed into the
+            probabilities as it takes. 0 leaves them as they are, as in the paper.
         trust: disagreements, each 1 − Dice, of the ITN's labels and the stiff atlas. Up to the first the ITN is
             believed; from the second on it is not, since no shape near the atlas's looks like that, and the 1-pass, in
             which the STN has judged, takes its place as the target. In between, the target is a mixture. By default the
@@ -105,8 +106,8 @@ class RefinementInferer(Inferer):
         amp: run the convolutions in bf16.
 
     Raises:
-        InputError: an unknown mode, no direction with a weight, a sharpness that is no share, or limits of the trust
-            that do not rise.
+        InputError: an unknown mode, no direction with a weight, a confidence that is no probability, or limits
+            of the trust that do not rise.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class RefinementInferer(Inferer):
         similarity: Callable[[Tensor, Tensor], Tensor] = squared_error,
         stiff_fraction: float = 0.5,
         stiff_regularisation: float | None = None,
-        sharpness: float = 0.0,
+        confidence: float = 0.0,
         trust: Sequence[float] | None = None,
         tolerance: float = 2e-3,
         patience: int = 10,
@@ -132,8 +133,8 @@ class RefinementInferer(Inferer):
             raise InputError("refine_weights: beta or gamma must be positive; without both there is nothing to refine.")
         if trust is not None and not (len(trust) == 2 and 0 <= trust[0] < trust[1]):
             raise InputError(f"refine_trust must be two rising numbers from 0, or null, got {trust}.")
-        if not 0.0 <= sharpness <= 1.0:
-            raise InputError(f"refine_sharpness must lie between 0 and 1, got {sharpness}.")
+        if not 0.0 <= confidence <= 1.0:
+            raise InputError(f"refine_confidence must lie between 0 and 1, got {confidence}.")
         super().__init__()
         self.mode = mode
         self.iterations = iterations
@@ -144,7 +145,7 @@ class RefinementInferer(Inferer):
         self.similarity = similarity
         self.stiff_fraction = stiff_fraction
         self.stiff_regularisation = stiff_regularisation
-        self.sharpness = sharpness
+        self.confidence = confidence
         self.trust = trust
         self.tolerance = tolerance
         self.patience = patience
@@ -172,7 +173,7 @@ class RefinementInferer(Inferer):
             prediction, velocity, parameters = start or self._one_pass(image, network)
             one_pass = network.transform(velocity, parameters).to_subject(network.atlas_labels)
             fallback = one_pass if self.trust and not start else None
-            target = prediction if start else torch.lerp(prediction, _labels(prediction), self.sharpness)
+            target = prediction if start else _sharpened(prediction, self.confidence)
             fit = self._fit(network, prediction, velocity, parameters, target, fallback)
             transform = network.transform(fit.velocity, fit.parameters)
             segmentation = transform.to_subject(network.atlas_labels) if self.iterations else one_pass
@@ -327,6 +328,15 @@ def disagreement(first: Tensor, second: Tensor) -> Tensor:
     """1 − Dice of the labels of two soft labelmaps ``[B, Nc, *shape]``, mean over the foreground labels, ``[B]``."""
     dice = DiceMetric(include_background=False, ignore_empty=False)(_labels(first), _labels(second))
     return 1.0 - torch.as_tensor(dice).mean(dim=1)
+
+
+def _sharpened(prediction: Tensor, confidence: float) -> Tensor:
+    """As much of its labels mixed into a prediction ``[B, Nc, *shape]`` as gives them the mean probability wanted."""
+    largest, labels = prediction.clamp(0.0, 1.0).max(dim=1, keepdim=True)
+    foreground = (labels > 0).flatten(1)
+    found = (largest.flatten(1) * foreground).sum(dim=1) / foreground.sum(dim=1).clamp_min(1)
+    share = ((confidence - found) / (1.0 - found).clamp_min(1e-6)).clamp(0.0, 1.0)
+    return torch.lerp(prediction, _labels(prediction), share.reshape(-1, *[1] * (prediction.ndim - 1)))
 
 
 def _labels(soft: Tensor) -> Tensor:
