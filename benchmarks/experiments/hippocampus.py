@@ -36,8 +36,8 @@ RESULTS = {
 """Name in tables → run and its result."""
 MODEL: dict[str, Any] = {"itn_members": 1, "refine_trust": None}  # the limits of the trust are those of the shipped ITN
 NO_AUGMENTATION: dict[str, Any] = {"train#augmentation": {"_target_": "Compose", "transforms": []}}
-COARSE = {"spatial_size": [24, 32, 24], "spacing": [2.0, 2.0, 2.0]}
-QUICK = {"val_interval": 1, "final_atlas_rounds": 0, "refine_iterations": 5}
+COARSE: dict[str, Any] = {"spatial_size": [24, 32, 24], "spacing": [2.0, 2.0, 2.0]}
+QUICK = COARSE | {"refine_iterations": 5}
 
 
 def _configs(name: str) -> list[str]:
@@ -76,10 +76,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=60, help=f"of a training with {ALL_CASES} cases")
     arguments = parser.parse_args()
     bench, variants, numbers = Bench(arguments.output_dir), arguments.variants, arguments.cases
-    shared = MODEL | (COARSE if arguments.coarse or arguments.quick else {})
+    shared = MODEL | (COARSE if arguments.coarse else {})
     if arguments.quick:
-        variants, numbers = ["full", "unet"], [6]
-        shared["refine_iterations"] = QUICK["refine_iterations"]
+        variants, numbers, shared = ["full", "unet"], [6], shared | QUICK
 
     tested = 3 if arguments.quick else 0  # 0 are all
     for number in numbers:
@@ -96,7 +95,7 @@ def main() -> None:
         for augmentation in arguments.augmentation:
             changes = NO_AUGMENTATION if augmentation == "without" else {}
             title = f"{number}_{augmentation}_augmentation"
-            settings = training | changes | (QUICK if arguments.quick else {})
+            settings = training | changes | ({"final_atlas_rounds": 0} if arguments.quick else {})
             _condition(bench, title, dataset_dir, variants, settings, shared)
     write_tables(bench.output_dir / "results")
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from monai.inferers import Inferer
 from monai.metrics import DiceMetric
+from monai.networks import one_hot
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from .errors import InputError
 from .losses import registration_terms, squared_error
@@ -332,16 +332,16 @@ def disagreement(first: Tensor, second: Tensor) -> Tensor:
 
 def _sharpened(prediction: Tensor, confidence: float) -> Tensor:
     """As much of its labels mixed into a prediction ``[B, Nc, *shape]`` as gives them the mean probability wanted."""
-    largest, labels = prediction.clamp(0.0, 1.0).max(dim=1, keepdim=True)
-    foreground = (labels > 0).flatten(1)
-    found = (largest.flatten(1) * foreground).sum(dim=1) / foreground.sum(dim=1).clamp_min(1)
+    labels = _labels(prediction)
+    foreground, probabilities = labels[:, 1:].flatten(1), prediction[:, 1:].clamp(0.0, 1.0).flatten(1)
+    found = (foreground * probabilities).sum(dim=1) / foreground.sum(dim=1).clamp_min(1.0)
     share = ((confidence - found) / (1.0 - found).clamp_min(1e-6)).clamp(0.0, 1.0)
-    return torch.lerp(prediction, _labels(prediction), share.reshape(-1, *[1] * (prediction.ndim - 1)))
+    return torch.lerp(prediction, labels, share.reshape(-1, *[1] * (prediction.ndim - 1)))
 
 
 def _labels(soft: Tensor) -> Tensor:
     """The labels of a soft labelmap ``[B, Nc, *shape]``, one-hot and of its type."""
-    return one_hot(soft.argmax(dim=1), soft.shape[1]).movedim(-1, 1).to(soft)
+    return one_hot(soft.argmax(dim=1, keepdim=True), soft.shape[1], dtype=soft.dtype)
 
 
 @dataclass
