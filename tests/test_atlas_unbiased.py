@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from atlas_istn.atlas import AtlasBuilder
+from atlas_istn.atlas import AtlasBuilder, _sharpen
 from atlas_istn.errors import InputError
 from atlas_istn.networks import AtlasISTN
 from atlas_istn.refine import RefinementInferer
@@ -152,6 +152,40 @@ def test_the_median_is_sharper_than_the_mean_where_a_case_is_badly_aligned(tiny_
         error[average] = float((network.atlas_labels[0] - labels[0]).abs().max())
     assert error["mean"] == pytest.approx(1 / 8, abs=0.01)  # the outlier's share
     assert error["median"] < 0.02
+
+
+def test_sharpening_takes_back_the_blur_of_cases_that_are_not_quite_aligned(tiny_network: Build) -> None:
+    shifts = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * 2)  # a variance of 2/3 voxel² along each axis
+    labels = [ellipse(shift, torch.zeros(2)) for shift in shifts]
+    still = replace(fixed_transforms(), velocity=torch.zeros(9, 2, 24, 20), affine=torch.eye(2, 3).expand(9, 2, 3))
+    truth = ellipse(torch.zeros(2), torch.zeros(2))[None]
+    atlases = {}
+    for sharpening in (0.0, 1 / 3):
+        network = tiny_network(SHAPE)
+        builder = AtlasBuilder(network, batches(labels, 9), sharpening=sharpening)
+        builder._set(builder._mean(lambda image, labels: still))
+        atlases[sharpening] = network.atlas_labels.clone()
+    blurred, sharpened = ((atlas - truth).square().mean() for atlas in atlases.values())
+    assert sharpened < 0.5 * blurred  # all of it only to first order
+    # Still probabilities, of the same shape at the same place.
+    assert atlases[1 / 3].min() >= 0
+    torch.testing.assert_close(atlases[1 / 3].sum(dim=1), torch.ones(1, *SHAPE))
+    torch.testing.assert_close(moments(atlases[1 / 3])[0], moments(truth)[0], atol=0.01, rtol=0)
+    torch.testing.assert_close(atlases[1 / 3].argmax(dim=1), atlases[0.0].argmax(dim=1))
+
+
+def test_what_is_flat_or_linear_is_as_sharp_as_can_be(dim: int) -> None:
+    shape = (9, 8, 7)[:dim]
+    ramp = torch.arange(9.0).reshape(9, *[1] * (dim - 1)).expand(shape)[None, None]
+    inner = (..., *[slice(1, -1)] * dim)
+    torch.testing.assert_close(_sharpen(ramp, 0.7)[inner], ramp[inner])
+    torch.testing.assert_close(_sharpen(ramp**2, 0.7)[inner], ramp[inner] ** 2 - 0.7 * 2)  # the Laplacian of x² is 2
+
+
+@pytest.mark.parametrize("sharpening", [-0.1, 1.5])
+def test_sharpening_out_of_range_is_refused(tiny_network: Build, sharpening: float) -> None:
+    with pytest.raises(InputError, match=f"atlas_sharpening must lie between 0 and 1, found {sharpening}"):
+        AtlasBuilder(tiny_network(SHAPE), [], sharpening=sharpening)
 
 
 @pytest.mark.parametrize("option", ["shape", "average"])

@@ -13,8 +13,10 @@ import torch
 from ignite.engine import Engine
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from torch import nn
 
 from atlas_istn.errors import InputError
+from atlas_istn.networks import AtlasISTN
 from atlas_istn.topology import Signature
 from atlas_istn.topology.atlas import AtlasTopology, check_atlas, check_model
 
@@ -72,12 +74,16 @@ def test_contacts_and_overlaps_are_reported() -> None:
     assert report["overlapping_voxels"] == 1
 
 
-def run(path: Path, cases: list[np.ndarray], declared: dict | None = None) -> dict:
+def run(
+    path: Path, cases: list[np.ndarray], declared: dict | None = None, interval: int = 0, epochs: int = 1
+) -> dict:
     """The handler at the end of a training with the labels of these cases."""
     loader = [{"label": torch.from_numpy(np.stack(cases[i : i + 2]))} for i in range(0, len(cases), 2)]
     trainer = Engine(lambda engine, batch: None)
-    AtlasTopology(str(path), loader, declared, NAMES).attach(trainer)
-    trainer.run([0], max_epochs=1)
+    network = AtlasISTN(nn.Identity(), None, cases[0].shape[1:], 3, in_channels=3)
+    network.atlas_labels.copy_(torch.load(path, weights_only=True)["atlas_labels"])
+    AtlasTopology(network, str(path), loader, declared, NAMES, interval).attach(trainer)
+    trainer.run([0], max_epochs=epochs)
     return json.loads((path.parent / "atlas_topology.json").read_text())
 
 
@@ -105,8 +111,18 @@ def test_a_declared_topology_wins_over_the_cases(tmp_path: Path) -> None:
     assert run(path, [shell(2)], {2: [1, 0, 0]})["defects"] == 0
 
 
+def test_the_atlas_is_watched_during_the_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = save(tmp_path / "model.pt", shell(2, closed=False))
+    with caplog.at_level("INFO"):
+        run(path, [shell(2)], interval=2, epochs=5)
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("epoch")]
+    assert [line.partition(":")[0] for line in said] == ["epoch 2", "epoch 4"]
+    assert "1 defects ({'core': [1, 0, 0], 'shell': [1, 0, 0]" in said[0]
+
+
 def test_without_a_model_there_is_nothing_to_check(tmp_path: Path) -> None:
-    AtlasTopology(str(tmp_path / "model.pt"), [])()
+    network = AtlasISTN(nn.Identity(), None, (8, 8), 3, in_channels=3)
+    AtlasTopology(network, str(tmp_path / "model.pt"), [])()
     assert not list(tmp_path.iterdir())
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from atlas_istn.topology import Signature, pull_argmax, repair_labelmap, restore_labelmap
+from atlas_istn.topology import Signature, Topology, pull_argmax, repair_labelmap, restore_labelmap
 
 
 def soft(labelmap: np.ndarray, sigma: float = 0.7) -> np.ndarray:
@@ -99,6 +99,48 @@ def test_a_shell_that_is_open_is_closed_around_its_core(dim: int) -> None:
     repaired = repair_labelmap(scores, target)
     assert not target.violations(repaired)
     assert (repaired != damaged).sum() <= 3
+
+
+def chambers(dim: int) -> np.ndarray:
+    """A wall of label 1 around two chambers, 2 and 3, with a septum between them."""
+    shape = (21, 15) if dim == 2 else (21, 15, 9)
+    labelmap = np.zeros(shape, int)
+    labelmap[(slice(2, 19), slice(2, 13), slice(1, 8))[:dim]] = 1
+    labelmap[(slice(4, 10), slice(4, 11), slice(3, 6))[:dim]] = 2
+    labelmap[(slice(11, 17), slice(4, 11), slice(3, 6))[:dim]] = 3
+    return labelmap
+
+
+def test_two_labels_that_must_not_touch_are_parted(dim: int) -> None:
+    truth = chambers(dim)
+    target = Signature.of(truth, 4)
+    assert (2, 3) not in target.adjacent
+    scores = soft(truth, 0.5)
+    gap = (slice(10, 11), slice(7, 8), slice(4, 5))[:dim]
+    set_label(scores, gap, 2, 0.5)  # the septum has a hole, through which the chambers touch
+    damaged = scores.argmax(axis=0)
+    assert (2, 3) in Signature.of(damaged, 4).adjacent
+    restored = restore_labelmap(scores, target)
+    assert restored.kept
+    assert Signature.of(restored.labelmap, 4).adjacent == target.adjacent
+    assert (restored.labelmap != damaged).sum() <= 2
+
+
+def test_where_only_the_contact_is_wrong_it_is_mended_and_nothing_else(dim: int) -> None:
+    # Two bars end to end. Every label is as it should be; they touch and should not, or the other way round.
+    apart = np.zeros((24, *(7,) * (dim - 1)), int)
+    middle = (slice(2, 5),) * (dim - 1)
+    apart[(slice(2, 10), *middle)], apart[(slice(12, 22), *middle)] = 1, 2
+    touching = apart.copy()
+    touching[(slice(10, 12), *middle)] = 1
+    for start, other in ((apart, touching), (touching, apart)):
+        wanted = Signature({(1,): Topology(1, 0, 0), (2,): Topology(1, 0, 0)}, Signature.of(other, 3).adjacent)
+        scores = soft(start, 0.8)
+        restored = restore_labelmap(scores, wanted)
+        assert restored.kept
+        assert not wanted.violations(restored.labelmap)
+        # A layer between them where they touch, a bridge of two voxels where they do not.
+        assert restored.voxels_changed <= (3 ** (dim - 1) if start is touching else 2)
 
 
 def test_a_right_labelmap_is_left_alone(dim: int) -> None:

@@ -50,6 +50,20 @@ def test_defects_are_counted_over_all_shapes() -> None:
     assert target.violations(opened) == {(2,): Topology(1, 0, 0)}
 
 
+def test_a_contact_is_a_defect_where_no_shape_tells_it(dim: int) -> None:
+    apart = np.zeros((9,) * dim, int)
+    apart[(slice(1, 3),) * dim], apart[(slice(5, 7),) * dim], apart[(slice(7, 8),) * dim] = 1, 2, 3
+    touching = apart.copy()
+    touching[(slice(3, 5),) * dim] = 1
+    target = Signature.of(apart, 4)
+    # The whole foreground has a component less too.
+    assert target.violations(touching) == {(1, 2, 3): Topology(1, 0, 0), (1, 2): Topology(1, 0, 0)}
+    assert target.defects(touching) == 2
+    wanted = Signature.of(apart, 4).declare({"adjacent": [[1, 2], [2, 3]]}, 4)
+    assert wanted.violations(apart) == {(1, 2): Topology(2, 0, 0)}
+    assert set(target.unions) == {(1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)}
+
+
 def test_the_majority_decides_shape_by_shape() -> None:
     whole, cut, apart = shell(), shell(), shell()
     cut[10, 14:] = 0
@@ -69,6 +83,8 @@ def test_a_declaration_takes_precedence() -> None:
     assert declared.shapes == {(1,): Topology(1, 0, 0), (2,): Topology(1, 0, 0), (1, 2): Topology(1, 1, 0)}
     assert not declared.adjacent
     assert own.declare({}, 3) == own
+    # A pair that shall not touch cannot have the shape of one that does.
+    assert (1, 2) not in own.declare({"adjacent": []}, 3).shapes
 
 
 @pytest.mark.parametrize(

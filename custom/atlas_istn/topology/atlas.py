@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -22,6 +23,7 @@ from matplotlib.figure import Figure
 from ..errors import InputError
 from ..files import write_whole
 from ..io.outputs import write_json
+from ..networks import AtlasISTN
 from .repair import pull_argmax, repair_labelmap
 from .signature import Signature
 
@@ -40,7 +42,7 @@ class AtlasCheck:
         target: the topology wanted.
         before: the topology of `labels`.
         after: the topology of `repaired`.
-        defects_before: components, holes and cavities too many or too few in `labels`.
+        defects_before: components, holes, cavities and contacts too many or too few in `labels`.
         defects_after: those left in `repaired`; 0 unless the target is out of reach.
     """
 
@@ -110,43 +112,60 @@ def draw_repair(check: AtlasCheck, path: str | Path) -> None:
 
 
 class AtlasTopology:
-    """Trainer handler that checks the atlas of the finished model and repairs it in the model file.
+    """Trainer handler that watches the atlas, and checks and repairs that of the finished model in the model file.
 
-    Attach it after the handlers that write the model. It leaves ``atlas_topology.json`` beside the model and, where
-    something was repaired, ``atlas_topology.png``.
+    Attach it after the handlers that change the atlas and write the model. It leaves ``atlas_topology.json`` beside the
+    model and, where something was repaired, ``atlas_topology.png``. During the training it only says what it finds: the
+    atlas still moves.
 
     Args:
+        network: holds the atlas.
         path: the model file.
         data_loader: training cases on the model's grid, ``{"label": [B, Nc, *shape]}`` batches; the atlas should have
             the topology that most of them have.
         declared: what the atlas should have instead, as for `Signature.declare`.
         label_names: class index → name, background included.
+        interval: epochs between two looks at the atlas during the training; 0 for none.
     """
 
     def __init__(
         self,
+        network: AtlasISTN,
         path: str,
         data_loader: Iterable[Mapping[str, Any]],
         declared: Mapping[Any, Any] | None = None,
         label_names: Mapping[int, str] | None = None,
+        interval: int = 0,
     ) -> None:
+        self.network = network
         self.path = Path(path)
         self.data_loader = data_loader
         self.declared = declared or {}
         self.label_names = {int(index): name for index, name in (label_names or {}).items()}
+        self.interval = interval
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
+        """Register with a trainer; the first rank works."""
+        if idist.get_rank() > 0:
+            return
+        if self.interval > 0:
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.watch)
         engine.add_event_handler(Events.COMPLETED, self)
 
+    def watch(self, engine: Engine) -> None:
+        """Say what is wrong with the atlas of the network."""
+        labelmap = self.network.atlas_labels[0].argmax(dim=0).to(torch.int16).cpu().numpy()
+        wrong = Signature.of(labelmap, self.network.atlas_labels.shape[1]).describe(self.label_names)["shapes"]
+        defects = self.target.defects(labelmap)
+        found = f"{defects} defects ({wrong})" if defects else "as it should be"
+        logger.info("epoch %d: topology of the atlas: %s", engine.state.epoch, found)
+
     def __call__(self) -> None:
-        """Check and repair."""
-        if idist.get_rank() > 0 or not self.path.is_file():
+        """Check and repair the model file."""
+        if not self.path.is_file():
             return
         state = torch.load(self.path, map_location="cpu", weights_only=True)
-        labels = state["atlas_labels"]
-        target = self._majority().declare(self.declared, labels.shape[1])
-        check = check_atlas(labels[0].numpy(), target)
+        check = check_atlas(state["atlas_labels"][0].numpy(), self.target)
         report = check.report(self.label_names)
         write_json(report, self.path.with_name("atlas_topology.json"))
         _log(report)
@@ -154,11 +173,14 @@ class AtlasTopology:
             draw_repair(check, self.path.with_name("atlas_topology.png"))
             _write_repaired(state, check, self.path)
 
-    def _majority(self) -> Signature:
+    @cached_property
+    def target(self) -> Signature:
+        """The topology that the atlas should have."""
         labelmaps = (case for batch in self.data_loader for case in torch.as_tensor(batch["label"]))
-        return Signature.majority(
+        most = Signature.majority(
             [Signature.of(case.argmax(dim=0).to(torch.int16).cpu().numpy(), len(case)) for case in labelmaps]
         )
+        return most.declare(self.declared, self.network.atlas_labels.shape[1])
 
 
 def _write_repaired(state: dict[str, torch.Tensor], check: AtlasCheck, path: str | Path) -> None:

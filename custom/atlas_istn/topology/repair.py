@@ -88,9 +88,9 @@ def repair_labelmap(scores: np.ndarray, target: Signature) -> np.ndarray:
 
     Surplus components are given to, and surplus holes taken from, whatever scores next best. What then is still wrong
     is looked for in the level sets of the scores, nearest level first: the labelmap marches towards the level set as
-    far as topology allows, and of the pieces in which the two still differ (each is a bridge, a cut, a hole or an
-    island) those are taken over that remove a defect. In the end the labelmap marches back towards the argmax, which
-    keeps the topology and gives back every other voxel.
+    far as topology allows, and of the pieces in which the two still differ (each is a bridge, a cut, a hole, an island
+    or a contact) those are taken over that remove a defect. In the end the labelmap marches back towards the argmax,
+    which keeps the topology and gives back every other voxel.
 
     Args:
         scores: soft channels ``[Nc, (D,) H, W]``.
@@ -102,7 +102,8 @@ def repair_labelmap(scores: np.ndarray, target: Signature) -> np.ndarray:
     plain = scores.argmax(axis=0).astype(np.int16)
     search = _Search(scores, target, plain)
     for union in search.violated():
-        search.drop_surplus(union)
+        if union in target.shapes:
+            search.drop_surplus(union)
     # Where a channel is flat the level sets of the smoothed one still know which side is nearer.
     for sigma, level in itertools.product((0.0, 1.0), LEVELS):
         if search.exhausted:
@@ -114,7 +115,7 @@ def repair_labelmap(scores: np.ndarray, target: Signature) -> np.ndarray:
             raised[1:][smooth[1:] < EVIDENCE] = -np.inf
             if not search.exhausted:
                 search.approach(raised.argmax(axis=0).astype(np.int16))
-    return march(search.labelmap, plain, scores, target.shapes)
+    return march(search.labelmap, plain, scores, target.unions)
 
 
 class _Search:
@@ -161,7 +162,7 @@ class _Search:
 
     def approach(self, level_set: np.ndarray) -> None:
         """Take over from a level set those pieces that remove a defect."""
-        marched = march(self.labelmap, level_set, self.scores, self.target.shapes)
+        marched = march(self.labelmap, level_set, self.scores, self.target.unions)
         pieces, count = _number_regions(marched != level_set, marched.ndim)
         improved = False
         # The smallest pieces first: they are the least change.

@@ -8,6 +8,7 @@ import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,20 @@ class Signature:
     shapes: Mapping[Union, Topology]
     adjacent: frozenset[tuple[int, int]]
 
+    @cached_property
+    def unions(self) -> list[Union]:
+        """Every union whose topology has to stay for shapes and contacts to stay: the shapes, and all other pairs.
+
+        Two labels touch exactly where their union has fewer components than both together.
+        """
+        return [*self.shapes, *self._open_pairs]
+
+    @cached_property
+    def _open_pairs(self) -> list[Union]:
+        """Pairs of labels whose contact no shape tells."""
+        pairs = itertools.combinations(sorted(union[0] for union in self.shapes if len(union) == 1), 2)
+        return [pair for pair in pairs if pair not in self.shapes]
+
     @classmethod
     def of(cls, labelmap: np.ndarray, num_classes: int) -> Signature:
         """Measure a labelmap.
@@ -58,7 +73,7 @@ class Signature:
         votes: dict[Union, Counter[Topology]] = {}
         for union, topology in itertools.chain.from_iterable(s.shapes.items() for s in signatures):
             votes.setdefault(union, Counter())[topology] += 1
-        # A pair that touches in few cases only is not looked at; the whole foreground always is.
+        # Of a pair that touches in few cases the contact alone is wrong; the whole foreground is always looked at.
         always = {
             union for signature in signatures[:1] for union in signature.shapes if union not in signature.adjacent
         }
@@ -76,10 +91,11 @@ class Signature:
         Raises:
             InputError: a label does not exist or a value makes no sense.
         """
-        shapes, adjacent = dict(self.shapes), self.adjacent
+        adjacent = _pairs(declared["adjacent"], num_classes) if "adjacent" in declared else self.adjacent
+        # The shape of a pair says whether it touches: where that is declared otherwise, it cannot stay.
+        shapes = {union: topology for union, topology in self.shapes.items() if union not in adjacent ^ self.adjacent}
         for key, value in declared.items():
             if key == "adjacent":
-                adjacent = _pairs(value, num_classes)
                 continue
             counts = list(value) if isinstance(value, Sequence) else []
             if len(counts) != 3 or not all(isinstance(n, int) and n >= 0 for n in counts):
@@ -90,16 +106,19 @@ class Signature:
         return Signature(shapes, adjacent)
 
     def violations(self, labelmap: np.ndarray) -> dict[Union, Topology]:
-        """The shapes of a labelmap whose topology differs from this one, with what they have."""
+        """What of a labelmap differs from this: shapes, and pairs that touch or do not, with the topology they have."""
         found = {union: _topology(labelmap, union) for union in self.shapes}
-        return {union: topology for union, topology in found.items() if topology != self.shapes[union]}
+        wrong = {union: topology for union, topology in found.items() if topology != self.shapes[union]}
+        contacts = (_adjacent(labelmap) ^ self.adjacent) if self._open_pairs else frozenset()
+        return wrong | {pair: _topology(labelmap, pair) for pair in self._open_pairs if pair in contacts}
 
     def defects(self, labelmap: np.ndarray) -> int:
-        """Number of components, holes and cavities too many or too few, over all shapes."""
+        """Number of components, holes, cavities and contacts too many or too few, over all shapes and pairs."""
         return sum(
-            abs(found - wanted)
-            for union, topology in self.violations(labelmap).items()
-            for found, wanted in zip(topology, self.shapes[union], strict=True)
+            sum(abs(n - wanted) for n, wanted in zip(found, self.shapes[union], strict=True))
+            if union in self.shapes
+            else 1
+            for union, found in self.violations(labelmap).items()
         )
 
     def describe(self, names: Mapping[int, str] | None = None) -> dict[str, Any]:
