@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Stress test of the output guarantee: which step is needed how often, and whether a wrong topology slips through.
 
-Atlases with thin parts (letter B, ring, shell around a core) are registered to a randomly deformed copy of themselves,
+Atlases with thin parts (letter B, ring, shell around a core, two chambers with a septum) are registered to a randomly deformed copy of themselves,
 from a start that is another strong random field, and delivered on the grid of the model and on coarser ones.
 
     python benchmarks/topology.py --cases 20
@@ -28,9 +28,9 @@ from atlas_istn.topology import Signature
 from atlas_istn.topology.inferer import TopologyInferer, atlas_signature
 from atlas_istn.topology.transforms import PreserveTopologyd, RecordTopologyd
 
-__all__ = ["SHAPES", "Outcome", "main", "stress"]
+__all__ = ["SHAPES", "Outcome", "draw_shape", "main", "stress"]
 
-SHAPES = ("letter", "ring", "shell")
+SHAPES = ("letter", "ring", "shell", "chambers")
 
 
 class Outcome(NamedTuple):
@@ -54,8 +54,11 @@ class _FixedStart(nn.Module):
         return self.velocity, self.parameters_
 
 
-def _labelmap(shape: str, size: tuple[int, ...]) -> np.ndarray:
-    """Class indices of an atlas: letter B and ring in 3D are plates, the shell a hollow ball with a core inside."""
+def draw_shape(shape: str, size: tuple[int, ...]) -> np.ndarray:
+    """Class indices of an atlas: letter B and ring in 3D are plates, the shell a hollow ball with a core inside.
+
+    The chambers are two, with a thin septum between them, inside a wall: like the ventricles, they must not touch.
+    """
     axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in size], indexing="ij")
     x, y = axes[:2]
     slab = np.abs(axes[2]) < 0.25 if len(size) == 3 else np.ones(size, dtype=bool)
@@ -64,6 +67,9 @@ def _labelmap(shape: str, size: tuple[int, ...]) -> np.ndarray:
     if shape == "shell":
         radius = np.linalg.norm(axes, axis=0)
         return np.where(radius < 0.42, 1, np.where(radius < 0.62, 2, 0))
+    if shape == "chambers":
+        wall, inside = (np.linalg.norm([x / 0.9, *axes[1:]], axis=0) < radius for radius in (0.75, 0.55))
+        return np.where(inside & (np.abs(x) > 0.08), np.where(x < 0, 2, 3), np.where(wall, 1, 0))
     letter = (np.abs(x) < 0.5) & (np.abs(y) < 0.75) & slab
     for centre in (-0.36, 0.36):
         letter &= ~((np.abs(x) < 0.3) & (np.abs(y - centre) < 0.2))
@@ -88,7 +94,7 @@ def stress(shape: str, dim: int, amplitude: float, coarseness: float, seed: int)
     random = np.random.default_rng(seed)
     size = (32, 32) if dim == 2 else (20, 20, 20)
     half = tuple(n // 2 for n in size)
-    labelmap = torch.from_numpy(_labelmap(shape, size))
+    labelmap = torch.from_numpy(draw_shape(shape, size))
     channels = functional.one_hot(labelmap).movedim(-1, 0).numpy().astype(np.float32)
     start = _FixedStart(_field(half, amplitude, random), 5 if dim == 2 else 9)
     network = AtlasISTN(nn.Identity(), start, size, len(channels), in_channels=len(channels))

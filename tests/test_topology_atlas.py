@@ -74,9 +74,7 @@ def test_contacts_and_overlaps_are_reported() -> None:
     assert report["overlapping_voxels"] == 1
 
 
-def run(
-    path: Path, cases: list[np.ndarray], declared: dict | None = None, interval: int = 0, epochs: int = 1
-) -> dict:
+def run(path: Path, cases: list[np.ndarray], declared: dict | None = None, interval: int = 0, epochs: int = 1) -> dict:
     """The handler at the end of a training with the labels of these cases."""
     loader = [{"label": torch.from_numpy(np.stack(cases[i : i + 2]))} for i in range(0, len(cases), 2)]
     trainer = Engine(lambda engine, batch: None)
