@@ -2,8 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Stress test of the output guarantee: which step is needed how often, and whether a wrong topology slips through.
 
-Atlases with thin parts (letter B, ring, shell around a core, two chambers with a septum) are registered to a randomly deformed copy of themselves,
-from a start that is another strong random field, and delivered on the grid of the model and on coarser ones.
+Atlases with thin parts (letter B, ring, shell around a core, two chambers with a septum) are registered to a randomly
+deformed copy of themselves, from a start that is another strong random field, and delivered on the grid of the model
+and on coarser ones.
 
     python benchmarks/topology.py --cases 20
 """
