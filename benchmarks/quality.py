@@ -3,8 +3,9 @@
 """Does the quality check find the results with a low Dice? Labelled images are degraded, segmented and judged.
 
 A result is bad if its Dice (mean over labels, on the model's grid) is more than --drop below the median of the
-undegraded images. Prints the area under the ROC curve of the score and of every measure by itself, and what the flags
-found; draws the curves. The check must be calibrated first, on other cases than those of --list:
+undegraded images, and spoiled if it is so far below that of the same image undegraded. Prints the area under the ROC
+curve of the score and of every measure by itself for both, and what the flags found; draws the curves for bad results.
+The check must be calibrated first, on other cases than those of --list:
 
     python -m monai.bundle run --config_file "['bundle/configs/inference.yaml','bundle/configs/calibrate.yaml']" ...
     python benchmarks/quality.py --ckpt bundle/models/model.pt --config bundle/configs/data/hippocampus.yaml \
@@ -147,10 +148,14 @@ def main() -> None:
         if chosen.any():
             shown = f"{np.median(dice[chosen]):13.3f}{dice[chosen].min():12.3f}"
             print(f"{flag:8}{chosen.sum():9}{(chosen & bad).sum():6}{shown}")
-    if not bad.any() or bad.all():
+    whole = {row["case"]: row["dice"] for row in rows if row["kind"] == "clean"}
+    spoiled = dice < np.array([whole[row["case"]] for row in rows]) - arguments.drop
+    if not bad.any() or bad.all() or not spoiled.any():
         raise SystemExit("No ROC: results must be bad and good. Change --drop or the strengths.")
+    print(f"{'AUC':14}{'bad':>8}{f'spoiled ({spoiled.sum()})':>16}")
     for name in ("score", *REASONS):
-        print(f"{name:14} AUC {_area(np.array([row[name] for row in rows]), bad):.3f}")
+        scores = np.array([row[name] for row in rows])
+        print(f"{name:14}{_area(scores, bad):8.3f}{_area(scores, spoiled):16.3f}")
     _draw(rows, bad, limit, arguments.picture)
 
 

@@ -39,17 +39,26 @@ IDENTITY = torch.eye(2, 3)
 
 
 def output(refined: torch.Tensor, predicted: torch.Tensor, affine: torch.Tensor = IDENTITY) -> dict[str, torch.Tensor]:
+    soft = {"pred": refined, "itn": predicted, "one_pass": refined.roll(1, dims=2)}
     velocity = torch.zeros(len(refined), 2, 12, 12)
-    return {"pred": refined, "itn": predicted, "velocity": velocity, "affine": affine.expand(len(refined), 2, 3)}
+    return {**soft, "velocity": velocity, "affine": affine.expand(len(refined), 2, 3)}
 
 
 def usual_cases(count: int = 40, seed: int = 0) -> list[dict]:
     """Measures of cases that differ a little, by a factor of about 1.1."""
     random = np.random.default_rng(seed)
-    names = {"misfit": 0.1, "disagreement": 0.05, "entropy": 0.4, "deformation": 0.02}
+    names = {
+        "misfit": 0.1,
+        "disagreement": 0.05,
+        "one_pass": 0.1,
+        "entropy": 0.4,
+        "itn_entropy": 0.3,
+        "deformation": 0.02,
+    }
     return [
         {name: value * math.exp(random.normal(0, 0.1)) for name, value in names.items()}
         | {"affine": (IDENTITY.flatten() + 0.05 * torch.from_numpy(random.normal(size=6))).tolist()}
+        | {"log_volumes": [math.log(volume) + random.normal(0, 0.1) for volume in (500, 900)]}
         for _ in range(count)
     ]
 
@@ -68,6 +77,9 @@ def test_measures_of_agreement_and_of_disagreement(ring: Callable[..., torch.Ten
         assert float(same[name]) == pytest.approx(0.0, abs=1e-6)
     overlap, volume = float((hard * moved)[:, 1].sum()), float(hard[:, 1].sum())
     assert float(other["disagreement"]) == pytest.approx(1 - overlap / volume, abs=1e-5)
+    assert float(other["itn_entropy"]) == pytest.approx(0.0, abs=1e-6)
+    assert same["log_volumes"].exp().flatten().tolist() == pytest.approx([volume])
+    assert float(same["one_pass"]) > 0  # of the 1-pass, a voxel beside both
     # A voxel of the wrong class has an error of 2, one on each side of every miss.
     assert float(other["misfit"]) == pytest.approx(4 * (volume - overlap) / volume, rel=1e-5)
 
@@ -79,8 +91,10 @@ def test_a_usual_case_is_ok_and_an_unusual_one_is_not_for_the_right_reason() -> 
     assert [check(case).flag for case in fresh].count("ok") >= 18
     for name, words in (
         ("misfit", "fits the ITN"),
-        ("disagreement", "differ more"),
-        ("entropy", "less certain"),
+        ("disagreement", "ITN and refined labels differ more"),
+        ("one_pass", "ITN and 1-pass labels differ more"),
+        ("entropy", "propagated labels are less certain"),
+        ("itn_entropy", "the ITN is less certain"),
         ("deformation", "stronger"),
     ):
         verdict = check({**fresh[0], name: 3 * fresh[0][name]})
@@ -89,13 +103,26 @@ def test_a_usual_case_is_ok_and_an_unusual_one_is_not_for_the_right_reason() -> 
         assert verdict.score > check(fresh[0]).score
     far = (torch.tensor(fresh[0]["affine"]) + torch.tensor([0, 0, 5.0, 0, 0, 0])).tolist()
     assert "position" in check({**fresh[0], "affine": far}).reasons[0]
+    for factor in (0.3, 3.0):  # one label too small or too large
+        small = [fresh[0]["log_volumes"][0], math.log(900 * factor)]
+        assert check({**fresh[0], "log_volumes": small}).reasons[0].startswith("the volume of a label is unusual")
+
+
+def test_it_takes_several_very_unusual_measures_to_fail() -> None:
+    check = QualityCheck()
+    check.population = Population.of(usual_cases())
+    case = usual_cases(1, seed=1)[0]
+    for count, flag in ((1, "review"), (2, "review"), (3, "fail")):
+        odd = {name: 5 * case[name] for name in ("misfit", "entropy", "deformation")[:count]}
+        assert check({**case, **odd}).flag == flag
 
 
 def test_less_than_usual_is_no_reason_for_alarm() -> None:
     check = QualityCheck()
     check.population = Population.of(usual_cases())
-    perfect = {"misfit": 0.0, "disagreement": 0.0, "entropy": 0.0, "deformation": 0.0, "affine": IDENTITY.flatten()}
-    assert check(perfect).flag == "ok"
+    perfect = dict.fromkeys(("misfit", "disagreement", "one_pass", "entropy", "itn_entropy", "deformation"), 0.0)
+    usual = {"affine": IDENTITY.flatten(), "log_volumes": [math.log(500), math.log(900)]}
+    assert check({**perfect, **usual}).flag == "ok"
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """How far a result can be trusted, without a reference: ok, review or fail, and why.
 
-A case is measured by how well the refined atlas fits the ITN's labels, how much both differ, how certain the propagated
-labels are, and how unusual velocity and affine map are. Each measure is compared with a population of cases that are
-known to be good, the validation cases say, by a robust z-score (median and MAD). Without such a population only fixed
-limits apply.
+A case is measured by how well the refined atlas and the 1-pass fit the ITN's labels, how certain these and the
+propagated labels are, and how unusual velocity, affine map and volumes are. Each measure is compared with a population
+of cases that are known to be good, the validation cases say, by a robust z-score (median and MAD). Without such a
+population only fixed limits apply.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,16 @@ logger = logging.getLogger(__name__)
 REASONS = {
     "misfit": "the atlas fits the ITN's labels worse than usual",
     "disagreement": "ITN and refined labels differ more than usual",
+    "one_pass": "ITN and 1-pass labels differ more than usual",
+    "itn_entropy": "the ITN is less certain than usual",
     "entropy": "the propagated labels are less certain than usual",
     "deformation": "the deformation is stronger than usual",
     "pose": "position, rotation or size is unusual",
+    "volume": "the volume of a label is unusual",
 }
 """Measure → what is said of a case in which it is too high."""
 REVIEW_Z = 3.5  # the customary limit of a robust z-score (Iglewicz and Hoaglin, 1993)
-FAIL_Z = 5.0  # for two measures: one alone may be a harmless oddity
+FAIL_Z, FAIL_MEASURES = 5.0, 3  # one or two measures alone may be a harmless oddity
 REVIEW_DISAGREEMENT, FAIL_DISAGREEMENT = 0.3, 0.5  # 1 − Dice; hold whatever the population
 FEWEST_CASES = 8
 _SMALLEST = 1e-3  # of a measure, and of the spread of T's entries: below, differences are rounding
@@ -76,23 +79,33 @@ def measure_cases(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the result of a batch tells about its quality, on the model's grid.
 
     Args:
-        output: ``pred`` (refined soft labels) and ``itn`` ``[B, Nc, *shape]``, ``velocity`` and ``affine``.
+        output: soft labels ``pred`` (refined), ``one_pass`` and ``itn`` ``[B, Nc, *shape]``, ``velocity``, ``affine``.
 
     Returns:
-        Per case ``[B]``: ``misfit``, the squared error of both labelmaps over the volume of the foreground;
-        ``disagreement``, 1 − Dice of both, mean over labels; ``entropy`` of the propagated labels over the volume of
-        the foreground; ``deformation``, the mean squared gradient of the velocity. And ``affine``
-        ``[B, dim (dim + 1)]``, the entries of T.
+        Per case ``[B]``: ``misfit``, the squared error of refined and ITN's labels over the volume of the foreground;
+        ``disagreement``, 1 − Dice of both, mean over labels; ``one_pass``, the same of 1-pass and ITN; ``entropy`` and
+        ``itn_entropy`` of the propagated and of the ITN's labels over the volume of their foreground; ``deformation``,
+        the mean squared gradient of the velocity. And ``affine`` ``[B, dim (dim + 1)]``, the entries of T, and
+        ``log_volumes`` ``[B, Nc − 1]`` of the refined labels in voxels.
     """
-    refined, predicted = torch.as_tensor(output["pred"]), torch.as_tensor(output["itn"]).clamp(0.0, 1.0)
-    volume = refined[:, 1:].flatten(1).sum(dim=1).clamp_min(1.0)
+    refined, one_pass, predicted = (torch.as_tensor(output[key]) for key in ("pred", "one_pass", "itn"))
+    predicted = predicted.clamp(0.0, 1.0)
+    volumes = refined[:, 1:].flatten(2).sum(dim=2).clamp_min(1.0)
     return {
-        "misfit": (refined - predicted).square().flatten(1).sum(dim=1) / volume,
+        "misfit": (refined - predicted).square().flatten(1).sum(dim=1) / volumes.sum(dim=1),
         "disagreement": disagreement(predicted, refined),
-        "entropy": label_entropy(refined).flatten(1).sum(dim=1) / volume,
+        "one_pass": disagreement(predicted, one_pass),
+        "entropy": _entropy_per_volume(refined),
+        "itn_entropy": _entropy_per_volume(predicted),
         "deformation": mean_squared_gradient(torch.as_tensor(output["velocity"])),
         "affine": torch.as_tensor(output["affine"]).flatten(1),
+        "log_volumes": volumes.log(),
     }
+
+
+def _entropy_per_volume(soft: Tensor) -> Tensor:
+    """Entropy of soft labels over the volume of their foreground, ``[B]``."""
+    return label_entropy(soft).flatten(1).sum(dim=1) / soft[:, 1:].flatten(1).sum(dim=1).clamp_min(1.0)
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,8 @@ class Population:
         cases: number of cases.
         affine: median of each entry of T.
         affine_spread: spread of each entry.
+        log_volumes: median of the logarithm of each label's volume.
+        log_volumes_spread: spread of each.
         median: measure → median, of the logarithm.
         spread: measure → spread of the logarithm. A spread is 1.4826 MAD, the σ of a normal distribution.
         weights: fingerprint of the model file.
@@ -111,6 +126,8 @@ class Population:
     cases: int
     affine: list[float]
     affine_spread: list[float]
+    log_volumes: list[float]
+    log_volumes_spread: list[float]
     median: dict[str, float]
     spread: dict[str, float]
     weights: str = ""
@@ -127,18 +144,18 @@ class Population:
                 f"calibration needs at least {FEWEST_CASES} cases, found {len(measures)}. Choose another list with "
                 "test_list, or add cases."
             )
-        affine = np.array([np.asarray(case["affine"], dtype=float) for case in measures])
-        centre, width = _median_and_spread(affine, _SMALLEST)
-        start = cls(len(measures), centre.tolist(), width.tolist(), {}, {}, weights)
-        logarithms = [start._logarithms(case) for case in measures]
-        median, spread = _median_and_spread(np.array([list(case.values()) for case in logarithms]), _SMALLEST_LOG)
-        return cls(
-            len(measures),
-            centre.tolist(),
-            width.tolist(),
-            dict(zip(REASONS, median.tolist(), strict=True)),
-            dict(zip(REASONS, spread.tolist(), strict=True)),
-            weights,
+        vectors = {}
+        for name, smallest in (("affine", _SMALLEST), ("log_volumes", _SMALLEST_LOG)):
+            values = np.array([np.asarray(case[name], dtype=float) for case in measures])
+            median, spread = _median_and_spread(values, smallest)
+            vectors |= {name: median.tolist(), f"{name}_spread": spread.tolist()}
+        start = cls(len(measures), **vectors, median={}, spread={}, weights=weights)
+        logarithms = np.array([list(start._logarithms(case).values()) for case in measures])
+        median, spread = _median_and_spread(logarithms, _SMALLEST_LOG)
+        return replace(
+            start,
+            median=dict(zip(REASONS, median.tolist(), strict=True)),
+            spread=dict(zip(REASONS, spread.tolist(), strict=True)),
         )
 
     @classmethod
@@ -165,8 +182,9 @@ class Population:
         return {name: (values[name] - self.median[name]) / self.spread[name] for name in REASONS}
 
     def _logarithms(self, measures: Mapping[str, Any]) -> dict[str, float]:
-        distance = (np.asarray(measures["affine"], dtype=float) - self.affine) / self.affine_spread
-        values = {**measures, "pose": float(np.sqrt(np.mean(distance**2)))}
+        pose = (np.asarray(measures["affine"], dtype=float) - self.affine) / self.affine_spread
+        volume = (np.asarray(measures["log_volumes"], dtype=float) - self.log_volumes) / self.log_volumes_spread
+        values = {**measures, "pose": np.sqrt(np.mean(pose**2)), "volume": np.abs(volume).max()}
         return {name: math.log(float(values[name]) + _SMALLEST) for name in REASONS}
 
 
@@ -231,7 +249,7 @@ class QualityCheck:
         scores = self.population.z_scores(measures) if self.population else {}
         unusual = sorted(((z, name) for name, z in scores.items() if z > REVIEW_Z), reverse=True)
         reasons += [f"{REASONS[name]} (z = {z:.1f})" for z, name in unusual]
-        failed |= sum(z > FAIL_Z for z, _ in unusual) >= 2
+        failed |= sum(z > FAIL_Z for z, _ in unusual) >= FAIL_MEASURES
         flag = "fail" if failed else "review" if reasons else "ok"
         return Quality(flag, max(scores.values(), default=disagreement), reasons)
 
