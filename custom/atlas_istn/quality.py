@@ -144,7 +144,7 @@ class Population:
                 f"calibration needs at least {FEWEST_CASES} cases, found {len(measures)}. Choose another list with "
                 "test_list, or add cases."
             )
-        vectors = {}
+        vectors: dict[str, list[float]] = {}
         for name, smallest in (("affine", _SMALLEST), ("log_volumes", _SMALLEST_LOG)):
             values = np.array([np.asarray(case[name], dtype=float) for case in measures])
             median, spread = _median_and_spread(values, smallest)
