@@ -14,7 +14,7 @@ from PIL import Image
 from shape_runs import command
 
 from atlas_istn.errors import InputError
-from atlas_istn.evolution import AtlasEvolution, atlas_frame, draw_evolution
+from atlas_istn.evolution import TITLE, AtlasEvolution, atlas_frame, draw_evolution
 from atlas_istn.networks import AtlasISTN
 
 
@@ -42,7 +42,8 @@ def test_a_frame_per_epoch_over_interruptions(tmp_path: Path, tiny_network: Call
         assert animation.n_frames == 6
         assert animation.is_animated
     with Image.open(tmp_path / "atlas_evolution.png") as sheet:
-        assert sheet.height == 3 * (Image.open(tmp_path / "atlas_evolution" / "final.png").height + 16)
+        frame = Image.open(tmp_path / "atlas_evolution" / "final.png").height
+        assert sheet.height == 3 * (frame + frame // TITLE)
     train(network, tmp_path, 0, 1)  # a new run into the same folder leaves nothing of the old one
     assert frames(tmp_path) == ["epoch_0001.png", "final.png"]
 
@@ -72,6 +73,26 @@ def test_the_command_animates_a_run_that_was_stopped(tmp_path: Path, monkeypatch
     with Image.open(tmp_path / "atlas_evolution.gif") as animation:
         assert animation.n_frames == 2
     assert (tmp_path / "atlas_evolution.png").is_file()
+
+
+def test_epochs_are_numbered_without_zeros(tmp_path: Path) -> None:
+    sheets = []
+    for name in ("epoch_0007", "epoch_7", "epoch_8"):
+        folder = tmp_path / name / "atlas_evolution"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (200, 140)).save(folder / f"{name}.png")
+        draw_evolution(folder.parent)
+        sheets.append(np.asarray(Image.open(folder.parent / "atlas_evolution.png")))
+    np.testing.assert_array_equal(sheets[0], sheets[1])
+    assert (sheets[1] != sheets[2]).any()
+
+
+@pytest.mark.parametrize("content", [b"junk", b"\x89PNG\r\n\x1a\n and no more"])
+def test_a_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "atlas_evolution").mkdir()
+    (tmp_path / "atlas_evolution" / "epoch_0003.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"epoch_0003\.png: expected a picture of the atlas"):
+        draw_evolution(tmp_path)
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 from atlas_istn.errors import InputError
 from atlas_istn.networks import AtlasISTN
 from atlas_istn.topology import Signature
-from atlas_istn.topology.atlas import AtlasTopology, check_atlas, check_model
+from atlas_istn.topology.atlas import AtlasTopology, check_atlas, check_model, draw_repair
 
 NAMES = {0: "background", 1: "core", 2: "shell"}
 
@@ -94,6 +95,17 @@ def test_training_ends_with_the_topology_of_most_cases(tmp_path: Path) -> None:
     assert signature(state["atlas_labels"][0].numpy()) == signature(shell(2))
     assert (state["weight"] == 1).all()
     assert Image.open(path.with_name("atlas_topology.png")).size[0] > 500
+
+
+def test_the_picture_names_labels_and_slice(tmp_path: Path) -> None:
+    check = check_atlas(shell(3, closed=False), signature(shell(3)))
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        draw_repair(check, tmp_path / "repair.svg", {1: "core"})
+    text = (tmp_path / "repair.svg").read_text()
+    assert ">core<" in text
+    assert ">label 2<" in text
+    index = int(check.changed.sum(axis=(0, 1)).argmax())
+    assert f"axial slice {index + 1} of {check.changed.shape[2]}" in text
 
 
 def test_a_right_atlas_leaves_the_model_file_alone(tmp_path: Path) -> None:

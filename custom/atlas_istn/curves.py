@@ -9,13 +9,25 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .errors import InputError
 from .files import write_whole
+from .palette import RESULT_COLOURS, RESULTS
 
 __all__ = ["draw_curves", "read_curves"]
 
 Curve = dict[int, float]  # epoch → value
+
+SUFFIXES = (".png", ".pdf", ".svg")
+STYLES = {
+    "segmentation": ("segmentation", "#1f77b4"),
+    "a2s": ("atlas to subject", "#8352c9"),
+    "s2a": ("subject to atlas", "#d62728"),
+    "regularisation": ("regularisation", "#6f7782"),
+    **{f"{name}_dice": (title, RESULT_COLOURS[name]) for name, title in RESULTS.items()},
+}
+"""Name in the log → name and colour in the picture, in the order of the legend."""
 
 
 def draw_curves(output_dir: str | Path, path: str | Path = "") -> Path:
@@ -29,15 +41,17 @@ def draw_curves(output_dir: str | Path, path: str | Path = "") -> Path:
         The path of the picture.
 
     Raises:
-        InputError: the folder holds no logged training, or the picture cannot be written.
+        InputError: the folder holds no logged training, or the picture has another suffix or cannot be written.
     """
+    target = Path(path) if path else Path(output_dir) / "curves.png"
+    if target.suffix.lower() not in SUFFIXES:
+        raise InputError(f"path {target}: expected a name that ends in {' or '.join(SUFFIXES)}. Choose one of them.")
     curves = read_curves(Path(output_dir) / "tensorboard")
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     losses, scores = figure.subplots(1, 2)
-    _draw(losses, _group(curves, "loss/"), "loss term")
+    _draw(losses, _group(curves, "loss/"), "loss terms, before their weights")
     losses.set_yscale("log")
     _draw(scores, _group(curves, "validation/"), "validation, mean Dice", marker="o")
-    target = Path(path) if path else Path(output_dir) / "curves.png"
     write_whole(target, lambda part: figure.savefig(part, dpi=120))
     return target
 
@@ -67,11 +81,14 @@ def _group(curves: Mapping[str, Curve], prefix: str) -> dict[str, Curve]:
 
 
 def _draw(axes: Axes, curves: Mapping[str, Curve], title: str, marker: str = "") -> None:
-    for name, curve in curves.items():
+    for name in [*(name for name in STYLES if name in curves), *(name for name in curves if name not in STYLES)]:
+        curve, (label, colour) = curves[name], STYLES.get(name, (name, None))
         epochs: Sequence[int] = sorted(curve)
-        axes.plot(epochs, [curve[epoch] for epoch in epochs], label=name, marker=marker, markersize=3)
+        values = [curve[epoch] for epoch in epochs]
+        axes.plot(epochs, values, label=label, color=colour, marker=marker, markersize=3)
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if curves:
         axes.legend(fontsize=8, frameon=False)

@@ -9,18 +9,20 @@ from pathlib import Path
 import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine, Events
-from matplotlib import colormaps
-from PIL import Image, ImageDraw
+from matplotlib.font_manager import findfont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
 from .errors import InputError
 from .files import write_whole
 from .networks import AtlasISTN
+from .palette import LABEL_COLOURS
 
 __all__ = ["AtlasEvolution", "draw_evolution"]
 
 FOLDER = "atlas_evolution"
 HEIGHT = 160  # pixels of a frame, at least
+TITLE = 7  # the line above a frame is by this smaller
 SECONDS = 12.0  # length of the animation, at most
 LAST_PAUSE = 1.5  # seconds that the last frame stays
 
@@ -76,7 +78,7 @@ def atlas_frame(image: Tensor, labels: Tensor) -> Image.Image:
     grey = image.float().cpu().numpy()
     low, high = np.percentile(grey, [0.5, 99.5])
     grey = np.clip((grey - low) / max(high - low, 1e-6), 0, 1)
-    colours = colormaps["tab10"](np.arange(10))[:, :3]
+    colours = np.array([ImageColor.getrgb(colour) for colour in LABEL_COLOURS]) / 255
     foreground = labels[1:].float().cpu().numpy().clip(0, 1)
     mixed = np.einsum("c...,ck->...k", foreground, colours[np.arange(len(foreground)) % len(colours)]).clip(0, 1)
     pair = (np.repeat(grey[..., None], 3, axis=-1), mixed)
@@ -106,7 +108,7 @@ def draw_evolution(output_dir: str | Path, frames: int = 8) -> None:
         frames: number of pictures in ``atlas_evolution.png``, evenly spread over the epochs.
 
     Raises:
-        InputError: the folder holds no such pictures, or ``frames`` is no positive number.
+        InputError: the folder holds no such pictures, one cannot be read, or ``frames`` is no positive number.
     """
     folder = Path(output_dir)
     paths = sorted((folder / FOLDER).glob("*.png"))
@@ -140,8 +142,18 @@ def draw_evolution(output_dir: str | Path, frames: int = 8) -> None:
 
 def _titled(path: Path) -> Image.Image:
     """A frame under a line that names the epoch."""
-    frame = Image.open(path).convert("RGB")
-    picture = Image.new("RGB", (frame.width, frame.height + 16), "white")
-    picture.paste(frame, (0, 16))
-    ImageDraw.Draw(picture).text((4, 2), path.stem.replace("_", " "), fill="black")
+    try:
+        frame = Image.open(path).convert("RGB")
+    except (OSError, SyntaxError) as error:  # Pillow raises the latter for some broken files
+        raise InputError(
+            f"{path}: expected a picture of the atlas that training wrote, found a file that cannot be read as one. "
+            "Remove it."
+        ) from error
+    name, _, epoch = path.stem.partition("_")
+    title = f"{name} {int(epoch)}" if epoch.isdigit() else path.stem
+    line = max(frame.height // TITLE, 16)
+    picture = Image.new("RGB", (frame.width, line + frame.height), "white")
+    picture.paste(frame, (0, line))
+    font = ImageFont.truetype(findfont("DejaVu Sans"), 2 * line // 3)
+    ImageDraw.Draw(picture).text((line // 4, line // 2), title, fill="black", font=font, anchor="lm")
     return picture
