@@ -116,14 +116,14 @@ def test_two_labels_that_must_not_touch_are_parted(dim: int) -> None:
     target = Signature.of(truth, 4)
     assert (2, 3) not in target.adjacent
     scores = soft(truth, 0.5)
-    gap = (slice(10, 11), slice(7, 8), slice(4, 5))[:dim]
-    set_label(scores, gap, 2, 0.5)  # the septum has a hole, through which the chambers touch
+    for place in (5, 8):  # the septum has two holes, through which the chambers touch
+        set_label(scores, (slice(10, 11), slice(place, place + 1), slice(4, 5))[:dim], 2, 0.5)
     damaged = scores.argmax(axis=0)
     assert (2, 3) in Signature.of(damaged, 4).adjacent
     restored = restore_labelmap(scores, target)
     assert restored.kept
     assert Signature.of(restored.labelmap, 4).adjacent == target.adjacent
-    assert (restored.labelmap != damaged).sum() <= 2
+    assert (restored.labelmap != damaged).sum() <= 2  # the holes are filled, and nothing else changes
 
 
 def test_where_only_the_contact_is_wrong_it_is_mended_and_nothing_else(dim: int) -> None:

@@ -86,10 +86,11 @@ def _vote(scores: np.ndarray, factor: int = 3) -> np.ndarray:
 def repair_labelmap(scores: np.ndarray, target: Signature) -> np.ndarray:
     """The labelmap with the right topology that is nearest to the argmax, as far as one is found.
 
-    Surplus components are given to, and surplus holes taken from, whatever scores next best. What then is still wrong
-    is looked for in the level sets of the scores, nearest level first: the labelmap marches towards the level set as
-    far as topology allows, and of the pieces in which the two still differ (each is a bridge, a cut, a hole, an island
-    or a contact) those are taken over that remove a defect. In the end the labelmap marches back towards the argmax,
+    Surplus components are given to, and surplus holes taken from, whatever scores next best; where two labels touch that
+    must not, one of them loses the layer to a third. What then is still wrong is looked for in the level sets of the
+    scores, nearest level first: the labelmap marches towards the level set as far as topology allows, and of the pieces
+    in which the two still differ (each is a bridge, a cut, a hole, an island or a contact) those are taken over that
+    remove a defect. In the end the labelmap marches back towards the argmax,
     which keeps the topology and gives back every other voxel.
 
     Args:
@@ -104,6 +105,8 @@ def repair_labelmap(scores: np.ndarray, target: Signature) -> np.ndarray:
     for union in search.violated():
         if union in target.shapes:
             search.drop_surplus(union)
+        elif union not in target.adjacent:
+            search.part(union)
     # Where a channel is flat the level sets of the smoothed one still know which side is nearer.
     for sigma, level in itertools.product((0.0, 1.0), LEVELS):
         if search.exhausted:
@@ -159,6 +162,16 @@ class _Search:
         surplus = np.isin(regions, 1 + order[: count - max(number, 1)])
         winners = np.asarray(rivals, dtype=np.int16)[self.scores[list(rivals)].argmax(axis=0)]
         self.propose(np.where(surplus, winners, self.labelmap))
+
+    def part(self, pair: tuple[int, ...]) -> None:
+        """Give the layer where two labels touch to a third: the layer of either label, and the best third."""
+        full = ndimage.generate_binary_structure(self.labelmap.ndim, self.labelmap.ndim)
+        for mine, other in (pair, pair[::-1]):
+            layer = (self.labelmap == mine) & ndimage.binary_dilation(self.labelmap == other, full)
+            fit = self.scores[:, layer].sum(axis=1)
+            for third in np.argsort(-fit):
+                if third not in pair:
+                    self.propose(np.where(layer, np.int16(third), self.labelmap))
 
     def approach(self, level_set: np.ndarray) -> None:
         """Take over from a level set those pieces that remove a defect."""
