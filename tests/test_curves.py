@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from atlas_istn.conventions import RESULT_COLOURS
 from atlas_istn.curves import draw_curves, read_curves
 from atlas_istn.errors import InputError
-from atlas_istn.palette import RESULT_COLOURS
 
 
 def log(folder: Path, suffix: str, values: dict[int, float]) -> None:

@@ -5,15 +5,19 @@
 from __future__ import annotations
 
 import csv
+import html
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import false_discovery_control, ttest_ind
 from shape_runs import command, half_ball_network, soft_ball, write_run
@@ -21,6 +25,7 @@ from shape_runs import command, half_ball_network, soft_ball, write_run
 from atlas_istn.errors import InputError
 from atlas_istn.shape.groups import compare_groups, read_groups
 from atlas_istn.shape.modes import ShapeModes, shape_modes
+from atlas_istn.shape.pictures import Panel, _Plane, draw_curves, draw_groups, draw_modes
 from atlas_istn.shape.population import population
 from atlas_istn.shape.surfaces import read_surface
 from atlas_istn.spatial import Transform, compose_affine, decompose_affine, num_affine_parameters
@@ -169,6 +174,61 @@ def test_the_command_describes_a_cohort_with_two_groups(
     for name in ("modes.png", "groups.png"):
         with Image.open(folder / name) as picture:
             assert min(picture.size) > 100
+
+
+def words(path: Path, draw: Callable[[Path], None]) -> list[str]:
+    """The texts of a picture."""
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        draw(path)
+    return [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]+)</text>", path.read_text(encoding="utf-8"))]
+
+
+def test_the_picture_of_modes_names_labels_units_sides_and_slice(
+    tmp_path: Path, smooth_field: SmoothField, dim: int
+) -> None:
+    modes = pca(cohort(smooth_field, dim)[0], dim, count=2)
+    atlas = soft_ball(shape_of(dim))[0].double()
+    found = words(tmp_path / "modes.svg", lambda path: draw_modes(modes, atlas, ["left", "right"], "mm", path))
+    assert [text for text in found if text.endswith("SD")] == ["−2 SD", "−1 SD", "+1 SD", "+2 SD"]  # above one row only
+    assert found.count("mean") == 2  # above its column, and in the legend
+    assert {"left", "right"} <= set(found)
+    for deviation in modes.deviations:
+        assert f"SD {deviation:.2f} mm" in found
+    # The ball of 24 x 20 x 16 voxels is shortest along the last axis: so it is seen from below.
+    shown = {text for text in found if text in ("R", "A", "S", "axial slice 8 of 16 of the atlas")}
+    assert shown == ({"R", "A", "axial slice 8 of 16 of the atlas"} if dim == 3 else set())
+
+
+def test_the_scale_bar_has_the_length_that_it_says(tmp_path: Path) -> None:
+    cut = _Plane(np.ones((30, 20)), (2.0, 3.0))
+    cut.frame([np.zeros((1, 20, 30))])
+    axes = Figure().subplots()
+    cut.prepare(axes)
+    cut.mark_scale(axes, "mm")
+    ends = axes.transData.inverted().transform(axes.lines[0].get_transform().transform(axes.lines[0].get_xydata()))
+    assert axes.texts[0].get_text() == f"{2 * np.ptp(ends[:, 0]):g} mm" == "20 mm"
+
+
+def test_the_picture_of_groups_says_what_is_shown(tmp_path: Path, dim: int) -> None:
+    atlas = soft_ball(shape_of(dim))[0]
+    p = np.ones(shape_of(dim))
+    for significant in (False, True):
+        p[10:14, 8:12] = 0.01 if significant else 0.9
+        found = words(
+            tmp_path / "groups.svg",
+            lambda path: draw_groups(1 - p, p, atlas, (2.0,) * dim, ("ill", "well"), "pixels", path),
+        )
+        assert any(text.startswith("difference in log local") and text.endswith("well − ill") for text in found)
+        assert ("p < 0.05 after FDR control" in found) == significant
+        assert ("nowhere p < 0.05 in this plane after FDR control" in found) != significant
+        assert any(re.fullmatch(r"\d+ pixels", text) for text in found)
+
+
+def test_curves_over_frames_name_the_frames(tmp_path: Path) -> None:
+    panels = [Panel("strain", 0.0, {"wall": [0.0, 0.1, 0.2]})]
+    found = words(tmp_path / "motion.svg", lambda path: draw_curves(panels, ["rest", "mid", "end"], path))
+    assert [text for text in found if text in ("rest", "mid", "end")] == ["rest", "mid", "end"]
+    assert {"strain", "wall", "frame"} <= set(found)
 
 
 def test_groups_are_compared_as_scipy_does_and_noise_is_not_significant() -> None:

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .conventions import RESULT_COLOURS, RESULTS
 from .errors import InputError
 from .files import write_whole
-from .palette import RESULT_COLOURS, RESULTS
 
 __all__ = ["draw_curves", "read_curves"]
 

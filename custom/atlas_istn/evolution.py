@@ -13,10 +13,10 @@ from matplotlib.font_manager import findfont
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
+from .conventions import LABEL_COLOURS
 from .errors import InputError
 from .files import write_whole
 from .networks import AtlasISTN
-from .palette import LABEL_COLOURS
 
 __all__ = ["AtlasEvolution", "draw_evolution"]
 

@@ -19,7 +19,7 @@ import torch
 from ..io.outputs import write_csv, write_image
 from ..io.registration import Registration
 from ..spatial import displacement_gradient
-from .pictures import draw_curves
+from .pictures import Panel, draw_curves
 from .population import label_volumes
 from .run import Run, check_count
 
@@ -78,14 +78,14 @@ def motion(output_dir: str | Path, cases: str | tuple[str, ...] = "all", to: str
             relative = round(volume[label] / first, 6) if first else float("nan")
             rows.append({"frame": frame, "label": label, "volume": volume[label], "relative_volume": relative, **means})
     write_csv(rows, folder / "motion.csv")
-    panels = {
-        title: {name: [float(row[key]) for row in rows if row["label"] == name] for name in names}
-        for key, title in (
-            ("relative_volume", "volume / volume of the first frame"),
-            ("strain_max", "mean largest principal strain"),
-            ("strain_min", "mean least principal strain"),
+    panels = [
+        Panel(title, rest, {name: [float(row[key]) for row in rows if row["label"] == name] for name in names})
+        for key, title, rest in (
+            ("relative_volume", f"{'volume' if run.dim == 3 else 'area'} relative to the first frame", 1.0),
+            ("strain_max", "largest principal Green-Lagrange strain, mean", 0.0),
+            ("strain_min", "least principal Green-Lagrange strain, mean", 0.0),
         )
-    }
+    ]
     draw_curves(panels, frames, folder / "motion.png")
     logger.info("%d frames in %s", len(frames), folder)
 

@@ -84,7 +84,7 @@ def population(
         raise InputError(f"{run.folder}: all {len(chosen)} cases have the same shape. Choose cases that differ.")
     _write_tables(result, chosen, folder)
     _write_shapes(run, result, probabilities, folder)
-    draw_modes(result, probabilities, folder / "modes.png")
+    draw_modes(result, probabilities, run.label_names(), run.unit, folder / "modes.png")
     maps = _write_jacobians(run, chosen, folder / "jacobian")
     if groups:
         measures = {name: np.array([row[name] for row in volumes]) for name in volumes[0]}
@@ -214,6 +214,14 @@ def _compare(
         image[anatomy] = values
         write_image(image, affine, folder / f"groups_{name}.nii.gz")
         pictures[name] = image
-    draw_groups(pictures["difference"], pictures["p_fdr"], spacing, f"{second} − {first}", folder / "groups.png")
+    draw_groups(
+        pictures["difference"],
+        pictures["p_fdr"],
+        probabilities,
+        spacing,
+        (first, second),
+        run.unit,
+        folder / "groups.png",
+    )
     significant = float((found.adjusted < 0.05).mean())
     logger.info("%s against %s: %.1f %% of the anatomy at p_fdr < 0.05", second, first, 100 * significant)

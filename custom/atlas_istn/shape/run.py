@@ -16,6 +16,7 @@ import numpy.typing as npt
 from monai.data import MetaTensor
 from nibabel.filebasedimages import ImageFileError
 
+from ..conventions import length_unit
 from ..errors import InputError
 from ..io.loading import read_volume
 from ..io.registration import Registration, read_registration
@@ -90,6 +91,11 @@ class Run:
     def dim(self) -> int:
         """2 or 3."""
         return self.registration(self.cases[0]).dim
+
+    @property
+    def unit(self) -> str:
+        """Of lengths, in words."""
+        return length_unit(result_file(self.folder / self.cases[0], "seg"))
 
     def grid(self, name: str) -> MetaTensor:
         """The labelmap ``[1, *shape]`` of a case on the grid of its image, or of the atlas.

@@ -22,11 +22,11 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from ..conventions import LABEL_COLOURS
 from ..errors import InputError
 from ..files import write_whole
 from ..io.outputs import write_json
 from ..networks import AtlasISTN
-from ..palette import LABEL_COLOURS
 from .repair import pull_argmax, repair_labelmap
 from .signature import Signature
 

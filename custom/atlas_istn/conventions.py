@@ -1,10 +1,12 @@
 # Copyright 2026 The Atlas-ISTN bundle developers
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Names and colours that mean the same in every picture."""
+"""Names, colours and units that are the same in every picture."""
 
 from __future__ import annotations
 
-__all__ = ["LABEL_COLOURS", "LABEL_LINES", "RESULTS", "RESULT_COLOURS"]
+from pathlib import Path
+
+__all__ = ["LABEL_COLOURS", "LABEL_LINES", "RESULTS", "RESULT_COLOURS", "length_unit"]
 
 RESULTS = {"itn": "ITN", "one_pass": "1-pass", "refine": "refined"}
 """Name of a result → its title."""
@@ -14,3 +16,8 @@ LABEL_COLOURS = ("#3fa7ff", "#ffe14d", "#b48cff", "#ff7a7a", "#5fe0d0", "#d0d4da
 """Of the labels, in their order, upon black or an image."""
 LABEL_LINES = ("#1f77b4", "#d99000", "#8352c9", "#d62728", "#15998a", "#6f7782")
 """The same hues for lines upon white."""
+
+
+def length_unit(image: Path) -> str:
+    """The unit of lengths in an image: a PNG has no pixel size."""
+    return "pixels" if image.suffix.lower() == ".png" else "mm"
