@@ -69,10 +69,22 @@ def test_a_right_atlas_stays_bit_for_bit(dim: int) -> None:
 def test_contacts_and_overlaps_are_reported() -> None:
     labels = shell(2)
     labels[1:, 8, 8] = 0.8, 0.7  # more than a half of both: they overlap there
-    target = signature(labels).declare({"adjacent": []}, 3)
-    report = check_atlas(labels, target).report(NAMES)
+    # Core and shell shall not touch and yet be one piece: that cannot be.
+    impossible = signature(labels).declare({"adjacent": [], "1+2": [1, 0, 0]}, 3)
+    report = check_atlas(labels, impossible).report(NAMES)
     assert report["contacts_surplus"] == ["core+shell"]
     assert report["overlapping_voxels"] == 1
+
+
+def test_labels_that_shall_not_touch_are_parted(dim: int) -> None:
+    labels = shell(dim)
+    check = check_atlas(labels, signature(labels).declare({"adjacent": []}, 3))
+    assert check.defects_before == 1
+    assert check.defects_after == 0
+    assert not check.after.adjacent
+    assert check.report(NAMES)["contacts_surplus"] == []
+    # A layer of background around the core, no thicker than it must be.
+    assert check.changed.sum() <= (labels.argmax(axis=0) == 1).sum()
 
 
 def run(path: Path, cases: list[np.ndarray], declared: dict | None = None, interval: int = 0, epochs: int = 1) -> dict:
@@ -114,6 +126,12 @@ def test_a_right_atlas_leaves_the_model_file_alone(tmp_path: Path) -> None:
     assert run(path, [shell(2)])["defects"] == 0
     assert path.read_bytes() == before
     assert not path.with_name("atlas_topology.png").exists()
+
+
+def test_without_a_majority_the_atlas_keeps_its_own_topology(tmp_path: Path) -> None:
+    path = save(tmp_path / "model.pt", shell(2))
+    report = run(path, [shell(2), shell(2, closed=False)])
+    assert (report["defects"], report["voxels_changed"]) == (0, 0)
 
 
 def test_a_declared_topology_wins_over_the_cases(tmp_path: Path) -> None:

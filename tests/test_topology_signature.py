@@ -77,6 +77,19 @@ def test_the_majority_decides_shape_by_shape() -> None:
     assert few.shapes[1, 2] == Topology(2, 1, 0)
 
 
+def test_where_there_is_no_majority_nothing_is_said(dim: int) -> None:
+    labelmaps = []
+    for holes in range(3):  # the shell leaks in none, one and two places
+        labelmaps.append(shell(dim=dim))
+        for side in range(holes):
+            labelmaps[-1][(*[10] * (dim - 1), slice(14, None) if side else slice(None, 7))] = 0
+    most = Signature.majority([Signature.of(labelmap, 3) for labelmap in labelmaps])
+    assert (2,) not in most.shapes
+    assert most.shapes[(1,)] == Topology(1, 0, 0)
+    own = Signature.of(labelmaps[0], 3)
+    assert most.over(own).shapes[(2,)] == own.shapes[(2,)]
+
+
 def test_a_declaration_takes_precedence() -> None:
     own = Signature.of(shell(), 3)
     declared = own.declare({2: [1, 0, 0], "1+2": [1, 1, 0], "adjacent": []}, 3)

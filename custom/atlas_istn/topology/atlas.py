@@ -153,7 +153,7 @@ class AtlasTopology:
         network: holds the atlas.
         path: the model file.
         data_loader: training cases on the model's grid, ``{"label": [B, Nc, *shape]}`` batches; the atlas should have
-            the topology that most of them have.
+            the topology that more than half of them have, and keep its own where no more than half agree.
         declared: what the atlas should have instead, as for `Signature.declare`.
         label_names: class index → name, background included.
         interval: epochs between two looks at the atlas during the training; 0 for none.
@@ -185,9 +185,9 @@ class AtlasTopology:
 
     def watch(self, engine: Engine) -> None:
         """Say what is wrong with the atlas of the network."""
-        labelmap = self.network.atlas_labels[0].argmax(dim=0).to(torch.int16).cpu().numpy()
-        wrong = Signature.of(labelmap, self.network.atlas_labels.shape[1]).describe(self.label_names)["shapes"]
-        defects = self.target.defects(labelmap)
+        labels = self.network.atlas_labels[0].cpu()
+        defects = self.target(labels).defects(labels.argmax(dim=0).numpy())
+        wrong = _signature(labels).describe(self.label_names)["shapes"]
         found = f"{defects} defects ({wrong})" if defects else "as it should be"
         logger.info("epoch %d: topology of the atlas: %s", engine.state.epoch, found)
 
@@ -196,7 +196,8 @@ class AtlasTopology:
         if not self.path.is_file():
             return
         state = torch.load(self.path, map_location="cpu", weights_only=True)
-        check = check_atlas(state["atlas_labels"][0].numpy(), self.target)
+        labels = state["atlas_labels"][0]
+        check = check_atlas(labels.numpy(), self.target(labels))
         report = check.report(self.label_names)
         write_json(report, self.path.with_name("atlas_topology.json"))
         _log(report)
@@ -205,13 +206,32 @@ class AtlasTopology:
             _write_repaired(state, check, self.path)
 
     @cached_property
-    def target(self) -> Signature:
-        """The topology that the atlas should have."""
+    def majority(self) -> Signature:
+        """What most training cases have."""
         labelmaps = (case for batch in self.data_loader for case in torch.as_tensor(batch["label"]))
-        most = Signature.majority(
-            [Signature.of(case.argmax(dim=0).to(torch.int16).cpu().numpy(), len(case)) for case in labelmaps]
-        )
-        return most.declare(self.declared, self.network.atlas_labels.shape[1])
+        return Signature.majority([_signature(case) for case in labelmaps])
+
+    def target(self, labels: torch.Tensor) -> Signature:
+        """The topology that an atlas ``[Nc, *shape]`` should have: its own where most cases do not agree on another."""
+        return _declared(self.majority.over(_signature(labels)), self.declared, labels)
+
+
+def _signature(labels: torch.Tensor) -> Signature:
+    """Of soft channels ``[Nc, *shape]``."""
+    return Signature.of(labels.argmax(dim=0).to(torch.int16).cpu().numpy(), len(labels))
+
+
+def _declared(signature: Signature, declared: Mapping[Any, Any], labels: torch.Tensor) -> Signature:
+    """A signature with what is declared in its place, for an atlas ``[Nc, *shape]``."""
+    wanted = signature.declare(declared, len(labels))
+    for union, topology in wanted.shapes.items():
+        if labels.ndim == 3 and topology.cavities:
+            name = "+".join(map(str, union))
+            raise InputError(
+                f"topology: expected {name}: [components, holes, 0] in 2D, found {list(topology)}. What a label "
+                "encloses in 2D is a hole: count it in the second number."
+            )
+    return wanted
 
 
 def _write_repaired(state: dict[str, torch.Tensor], check: AtlasCheck, path: str | Path) -> None:
@@ -241,22 +261,33 @@ def check_model(model: str | Path, target: Mapping[Any, Any] | None = None, outp
         output: file for the repaired model; with it, if anything was repaired, goes a picture of the same name.
 
     Raises:
-        InputError: the file cannot be read or is no model, or the target makes no sense.
+        InputError: the file cannot be read or is no model, the target makes no sense, or a model that reaches it is
+            wanted and none was found.
     """
     try:
         state = torch.load(model, map_location="cpu", weights_only=True)
         labels = state["atlas_labels"]
-    except (OSError, RuntimeError, UnpicklingError, KeyError, TypeError) as error:
+    except (OSError, EOFError, RuntimeError, UnpicklingError, KeyError, TypeError) as error:
         raise InputError(
             f"{model}: expected a model.pt with an atlas ({type(error).__name__}). Train a model."
         ) from error
     if target is not None and not isinstance(target, Mapping):
         raise InputError(f"target: expected a table such as {{1: [1, 0, 0]}}, found {target!r}.")
     channels = labels[0].numpy()
-    own = Signature.of(channels.argmax(axis=0).astype(np.int16), len(channels))
-    check = check_atlas(channels, own.declare(target or {}, len(channels)))
-    sys.stdout.write(json.dumps(check.report(), indent=2) + "\n")
-    if output:
+    check = check_atlas(channels, _declared(_signature(labels[0]), target or {}, labels[0]))
+    report = check.report()
+    missed = report["defects_after_repair"] or report["contacts_missing"] or report["contacts_surplus"]
+    if output and not missed:
         _write_repaired(state, check, output)
         if check.changed.any():
             draw_repair(check, Path(output).with_suffix(".png"))
+    sys.stdout.write(json.dumps(report, indent=2) + "\n")
+    sys.stdout.flush()
+    if output:
+        _log(report)
+    if output and missed:
+        raise InputError(
+            f"target: expected a topology that a repair of the atlas in {model} reaches, found "
+            f"{report['defects_after_repair']} defects after it. {output} is not written. Ask for less, or train with "
+            "this topology."
+        )

@@ -67,18 +67,24 @@ class Signature:
 
     @classmethod
     def majority(cls, signatures: Sequence[Signature]) -> Signature:
-        """What most of several labelmaps have, shape by shape and pair by pair."""
+        """What more than half of several labelmaps have, shape by shape and pair by pair.
+
+        There may be shapes that no such majority agrees upon, as where thin walls leak at random: they are left out.
+        """
         pairs = Counter(pair for signature in signatures for pair in signature.adjacent)
-        adjacent = frozenset(pair for pair, count in pairs.items() if 2 * count > len(signatures))
-        votes: dict[Union, Counter[Topology]] = {}
-        for union, topology in itertools.chain.from_iterable(s.shapes.items() for s in signatures):
-            votes.setdefault(union, Counter())[topology] += 1
-        # Of a pair that touches in few cases the contact alone is wrong; the whole foreground is always looked at.
-        always = {
-            union for signature in signatures[:1] for union in signature.shapes if union not in signature.adjacent
-        }
-        kept = [union for union in votes if union in adjacent or union in always or len(union) > 2]
-        return cls({union: votes[union].most_common(1)[0][0] for union in kept}, adjacent)
+        votes = Counter(itertools.chain.from_iterable(signature.shapes.items() for signature in signatures))
+        half = len(signatures) / 2
+        return cls(
+            {union: topology for (union, topology), count in votes.items() if count > half},
+            frozenset(pair for pair, count in pairs.items() if count > half),
+        )
+
+    def over(self, base: Signature) -> Signature:
+        """This one with the shapes of another where it says nothing itself."""
+        # The shape of a pair says whether it touches: where this one has it otherwise, the other's cannot stay.
+        changed = base.adjacent ^ self.adjacent
+        kept = {union: topology for union, topology in base.shapes.items() if union not in changed}
+        return Signature(kept | dict(self.shapes), self.adjacent)
 
     def declare(self, declared: Mapping[Any, Any], num_classes: int) -> Signature:
         """The same with what a user declares in its place.
@@ -92,8 +98,7 @@ class Signature:
             InputError: a label does not exist or a value makes no sense.
         """
         adjacent = _pairs(declared["adjacent"], num_classes) if "adjacent" in declared else self.adjacent
-        # The shape of a pair says whether it touches: where that is declared otherwise, it cannot stay.
-        shapes = {union: topology for union, topology in self.shapes.items() if union not in adjacent ^ self.adjacent}
+        shapes = {}
         for key, value in declared.items():
             if key == "adjacent":
                 continue
@@ -103,7 +108,7 @@ class Signature:
                     f"topology: expected {key}: [components, holes, cavities], three whole numbers, found {value!r}."
                 )
             shapes[_union(str(key).split("+"), num_classes)] = Topology(*counts)
-        return Signature(shapes, adjacent)
+        return Signature(shapes, adjacent).over(self)
 
     def violations(self, labelmap: np.ndarray) -> dict[Union, Topology]:
         """What of a labelmap differs from this: shapes, and pairs that touch or do not, with the topology they have."""
