@@ -32,9 +32,19 @@ from atlas_istn.io.outputs import (
 )
 from atlas_istn.metrics import score_labelmap
 from atlas_istn.report import write_report
-from atlas_istn.report.charts import WIDTH, box_plot, curve
-from atlas_istn.report.drawing import ITN_ONLY, OTHER_LABEL, REFINED_ONLY, difference, local_volume, outlines
+from atlas_istn.report.charts import CURVE, WIDTH, box_plot, curve
+from atlas_istn.report.drawing import (
+    ITN_ONLY,
+    OTHER_LABEL,
+    REFINED_ONLY,
+    VOLUME_COLOURS,
+    difference,
+    gradient,
+    local_volume,
+    outlines,
+)
 from atlas_istn.report.planes import atlas_coordinates, choose_planes
+from atlas_istn.report.write import Units
 from atlas_istn.spatial import Transform, affine_matrix
 from atlas_istn.topology import labelmap_topology
 
@@ -172,6 +182,7 @@ def test_uncertainty_is_shown_where_there_is_a_map(tmp_path: Path) -> None:
     pages = (output / "report.html").read_text(encoding="utf-8").split("<section")
     shown = {re.findall(r'id="case-(\w+)"', page)[0]: page for page in pages[1:] if "uncertainty" in page}
     assert list(shown) == ["odd"]
+    assert "uncertainty: 0" in shown["odd"]
     picture = pixels(re.findall(r'href="(data[^"]+)"', shown["odd"])[-1])[..., :3].astype(int).sum(axis=-1)
     # Brightest in the middle of the label with an entropy of 1, black in the corner.
     (plane,) = choose_planes(MetaTensor(torch.from_numpy(labels_of(2) + np.roll(labels_of(2), 1, 0))[None]))
@@ -200,6 +211,66 @@ def test_what_cannot_be_reported_is_said(tmp_path: Path) -> None:
     (output / "fine" / "fine.json").write_text("{}")
     with pytest.raises(InputError, match=r"fine\.json.*Run inference again"):
         write_report(output)
+
+
+def test_images_are_found_in_whatever_list_has_the_cases(tmp_path: Path) -> None:
+    dataset, output = write_run(tmp_path, 2)
+    content = json.loads((dataset / "dataset.json").read_text())
+    lists = {"training": [{"image": "gone.png"}], "odd ones": content["test"]}
+    (dataset / "dataset.json").write_text(json.dumps({"name": "x", **lists}))
+    write_report(output, dataset)
+    assert (output / "report.html").read_text(encoding="utf-8").count('class="c-truth"') == 3
+    lists["other"] = [{"image": "fine_truth.png", "label": "fine_truth.png"}]
+    (dataset / "dataset.json").write_text(json.dumps(lists))
+    with pytest.raises(InputError, match=r"none of them in the list 'other'; these lists have them: 'odd ones' \(3\)"):
+        write_report(output, dataset, "other")
+    (dataset / "copy").mkdir()
+    shutil.copy(dataset / "fine.png", dataset / "copy")
+    lists["copies"] = [{"image": "copy/fine.png"}]
+    (dataset / "dataset.json").write_text(json.dumps(lists))
+    with pytest.raises(InputError, match="lists 'odd ones' and 'copies' have different images of fine"):
+        write_report(output, dataset)
+    write_report(output, dataset, "odd ones")
+
+
+def test_a_data_set_without_the_cases_is_refused_and_missing_images_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset, output = write_run(tmp_path, 2)
+    others = tmp_path / "others"
+    others.mkdir()
+    shutil.copy(dataset / "fine.png", others / "nobody.png")
+    with pytest.raises(InputError, match=r"images of the run's 3 cases .* none of them\. Pass the dataset_dir"):
+        write_report(output, others)
+    shutil.copy(dataset / "fine.png", others)
+    write_report(output, others)
+    assert "3 cases (2 without an image in" in capsys.readouterr().out
+
+
+def test_sizes_have_the_units_that_are_known(run: tuple[Path, Path]) -> None:
+    html = (run[1] / "report.html").read_text(encoding="utf-8")
+    flat = (run[1] / "fine" / "fine_seg.png").is_file()
+    assert ("Area [pixels]" in html) == ("95 % Hausdorff distance [pixels]" in html) == ("HD [pixels]" in html) == flat
+    assert ("Volume [ml]" in html) == ("HD [mm]" in html) != flat
+    assert Units.of(2, [Path("a.nii.gz")]) == Units("area", "cm²", "mm", 0.01, 2)
+    if flat:
+        assert "<td>72</td>" in html  # pixels of the first label
+
+
+def test_what_is_empty_takes_no_column_and_scores_have_two_digits(tmp_path: Path) -> None:
+    dataset, output = write_run(tmp_path, 2)
+    write_report(output, dataset)
+    assert ">Findings<" in (output / "report.html").read_text(encoding="utf-8")
+    for name, score in zip(CASES, (0.0123, 0.0201, 12.3), strict=True):
+        path = output / name / f"{name}.json"
+        report = json.loads(path.read_text()) | {"quality_score": score, "quality_reasons": []}
+        report["topology"] = {"1": {"components": 1, "holes": 0, "cavities": 0}} | {"2": report["topology"]["2"]}
+        path.write_text(json.dumps(report))
+    write_report(output, dataset)
+    html = (output / "report.html").read_text(encoding="utf-8")
+    assert ">Findings<" not in html
+    for text in ("0.012", "0.020", "12"):
+        assert f"<td>{text}</td>" in html
 
 
 def test_planes_cut_where_most_is_and_show_the_right_side_on_the_left() -> None:
@@ -242,6 +313,17 @@ def test_coordinates_and_local_volume_are_those_of_the_transform(dim: int) -> No
         assert down[place] == pytest.approx(expected[plane.down], abs=1e-4)
 
 
+def test_the_thumbnail_shows_the_anatomy_where_it_is_largest(run: tuple[Path, Path]) -> None:
+    html = (run[1] / "report.html").read_text(encoding="utf-8")
+    table = html[html.index("<h2>Cases") : html.index("<section")]
+    # Labels of 9 x 12 (x 8) voxels of 1 mm, and the ITN's one more: the axial plane, with a margin of 12 % of 12.
+    shown = re.findall(r'viewBox="([^"]+)"', table)
+    assert len(shown) == 3
+    for box in shown:
+        assert [float(v) for v in box.split()[2:]] == pytest.approx([10 + 2 * 1.44, 12 + 2 * 1.44], abs=0.01)
+    assert set(re.findall(r"#case-\w+-(\d)-refine", table)) == {"0"}
+
+
 def test_outlines_are_in_millimetres() -> None:
     labels = MetaTensor(torch.from_numpy(labels_of(2))[None], affine=torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])))
     (plane,) = choose_planes(labels, margin=10)
@@ -262,6 +344,11 @@ def test_colours_of_differences_and_volumes() -> None:
     ):
         # A picture of one colour: WebP keeps it but for rounding.
         assert test(*pixels(local_volume(np.full((16, 16), determinant)))[8, 8, :3].astype(int)), determinant
+    # The legend: from the colour of a quarter to that of four times.
+    ends = re.findall(r"#\w{6}", gradient(VOLUME_COLOURS))
+    for end, determinant in ((ends[0], 4.0), (ends[-1], 0.25)):
+        shown = pixels(local_volume(np.full((16, 16), determinant)))[8, 8]
+        np.testing.assert_allclose(shown.astype(int), colour(end), atol=4)
 
 
 def test_box_plots_and_curves_are_laid_out_to_scale() -> None:
@@ -273,9 +360,14 @@ def test_box_plots_and_curves_are_laid_out_to_scale() -> None:
     assert quarter == pytest.approx(0.5, abs=0.01)
     assert all(0 <= y <= plot.height for _, _, y, _ in row.points)
     assert box_plot("x", {"a": {"0": 1.0, "1": 1.0}}) is None
+    assert [text for _, text in plot.ticks] == ["0", "20", "40", "60", "80", "100"]
     line = curve([4.0, 2.0, 3.0])
-    assert (line.first, line.last, line.length) == ("4", "2", 2)
-    assert line.path == "0.0,2.0 50.0,38.0 100.0,20.0"
+    assert (line.first, line.last) == ("4", "2")
+    start, least, end = (tuple(map(float, point.split(","))) for point in line.path.split())
+    assert (start[0], end[0]) == (0, CURVE[0])
+    assert least[1] - end[1] == pytest.approx(end[1] - start[1])
+    assert line.iterations == [(0.0, "0"), (least[0], "1"), (end[0], "2")]
+    assert {(start[1], "4"), (end[1], "3"), (least[1], "2")} <= set(line.values)
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")

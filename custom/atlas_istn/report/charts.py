@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-__all__ = ["BoxPlot", "Curve", "Row", "box_plot", "curve"]
+__all__ = ["CURVE", "BoxPlot", "Curve", "Row", "box_plot", "curve"]
 
 WIDTH, ROW = 300, 30  # of a plot, and the height of a row, in SVG units
+CURVE = (250, 100)  # width and height of a curve
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,18 @@ class Curve:
     """A curve over iterations.
 
     Attributes:
-        path: points of an SVG polyline, 100 x 40.
+        path: points of an SVG polyline.
         first: value at the start.
         last: least value.
-        length: number of iterations.
+        iterations: x and text of the ticks.
+        values: y and text of the ticks.
     """
 
     path: str
     first: str
     last: str
-    length: int
+    iterations: list[tuple[float, str]]
+    values: list[tuple[float, str]]
 
 
 def box_plot(title: str, series: Mapping[str, Mapping[str, float]]) -> BoxPlot | None:
@@ -95,17 +98,34 @@ def box_plot(title: str, series: Mapping[str, Mapping[str, float]]) -> BoxPlot |
         box = [place(float(q)) for q in np.percentile(list(row.values()), (5, 25, 50, 75, 95))]
         points = [(case, place(v), round(middle + _jitter(case), 1), f"{v:.4g}") for case, v in row.items()]
         rows.append(Row(name, middle, box, points))
-    ticks = [(place(tick), f"{tick:g}") for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
-    return BoxPlot(title, ROW * len(rows), rows, ticks)
+    return BoxPlot(title, ROW * len(rows), rows, _ticks(low, high, 6, place))
 
 
 def curve(values: Sequence[float]) -> Curve:
     """Lay out a falling curve."""
     low, high = min(values), max(values)
+    margin = 0.05 * (high - low or abs(high) or 1.0)
+    low, high = low - margin, high + margin
     steps = max(len(values) - 1, 1)
-    heights = [2 + 36 * (high - value) / ((high - low) or 1.0) for value in values]
-    path = " ".join(f"{100 * i / steps:.1f},{y:.1f}" for i, y in enumerate(heights))
-    return Curve(path, f"{values[0]:.3g}", f"{low:.3g}", len(values) - 1)
+    width, height = CURVE
+
+    def across(step: float) -> float:
+        return round(width * step / steps, 1)
+
+    def down(value: float) -> float:
+        return round(height * (high - value) / (high - low), 1)
+
+    path = " ".join(f"{across(step)},{down(value)}" for step, value in enumerate(values))
+    first, last = f"{values[0]:.3g}", f"{min(values):.3g}"
+    return Curve(path, first, last, _ticks(0, steps, 6, across, integer=True), _ticks(low, high, 6, down))
+
+
+def _ticks(
+    low: float, high: float, count: int, place: Callable[[float], float], integer: bool = False
+) -> list[tuple[float, str]]:
+    """Round values within a range, at most ``count`` steps of them: where they lie, and as text."""
+    found = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=integer).tick_values(low, high)
+    return [(place(tick), f"{tick:g}") for tick in found if low <= tick <= high]
 
 
 def _jitter(case: str) -> float:

@@ -15,14 +15,15 @@ import numpy.typing as npt
 from PIL import Image, ImageColor
 from skimage.measure import approximate_polygon, find_contours
 
+from ..conventions import RESULT_COLOURS
 from .planes import Picture, Plane
 
-__all__ = ["LABEL_COLOURS", "difference", "grey", "grid", "local_volume", "outlines", "tinted", "uncertainty"]
+__all__ = ["difference", "gradient", "grey", "grid", "local_volume", "outlines", "tinted", "uncertainty"]
 
-LABEL_COLOURS = ("#3fa7ff", "#ffe14d", "#b48cff", "#ff7a7a", "#5fe0d0", "#d0d4da")
+VOLUME_COLOURS, UNCERTAINTY_COLOURS = "RdBu_r", "magma"
 GRID_LINES = 16  # over the longer side of a plane
 PIXELS = 320  # longest side of a picture; what is larger is shown smaller
-ITN_ONLY, REFINED_ONLY, OTHER_LABEL = "#ff9a3d", "#2fe08d", "#ff4fd8"  # the first two as the outlines are
+ITN_ONLY, REFINED_ONLY, OTHER_LABEL = RESULT_COLOURS["itn"], RESULT_COLOURS["refine"], "#ff4fd8"
 
 
 def grey(plane: Picture) -> str:
@@ -52,14 +53,21 @@ def local_volume(determinant: Picture) -> str:
     Blue a quarter and less, white equal, red four times and more; folds are black.
     """
     ratio = -np.log2(np.maximum(determinant, 1e-6))
-    colours = matplotlib.colormaps["RdBu_r"]((ratio + 2) / 4, bytes=True)[..., :3]
+    colours = matplotlib.colormaps[VOLUME_COLOURS]((ratio + 2) / 4, bytes=True)[..., :3]
     colours[determinant <= 0] = 0
     return _uri(Image.fromarray(np.ascontiguousarray(colours)), quality=70)
 
 
 def uncertainty(entropy: Picture) -> str:
     """Data URI of an entropy: black where it is 0, white where it is 1."""
-    return _uri(Image.fromarray(matplotlib.colormaps["magma"](entropy, bytes=True)[..., :3].copy()), quality=70)
+    colours = matplotlib.colormaps[UNCERTAINTY_COLOURS](entropy, bytes=True)[..., :3]
+    return _uri(Image.fromarray(colours.copy()), quality=70)
+
+
+def gradient(colours: str) -> str:
+    """A colour map as CSS has it, from its least to its greatest value."""
+    stops = matplotlib.colormaps[colours](np.linspace(0, 1, 9))
+    return f"linear-gradient(90deg, {', '.join(matplotlib.colors.to_hex(stop) for stop in stops)})"
 
 
 def outlines(plane: Picture, plane_of: Plane) -> str:

@@ -47,6 +47,16 @@ class Plane:
         (left, right), (top, bottom) = self.window[self.across], self.window[self.down]
         return (right - left) * self.spacing[0], (bottom - top) * self.spacing[1]
 
+    def focus(self, plane: Picture, margin: float = 0.12) -> tuple[float, float, float, float]:
+        """Left, top, width and height in mm of what is not zero in a plane, with a margin; else the whole plane."""
+        inside = np.argwhere(plane)[:, ::-1]
+        if not inside.size:
+            return 0.0, 0.0, *self.size
+        low, high = inside.min(axis=0) * self.spacing, (inside.max(axis=0) + 1) * self.spacing
+        around = margin * (high - low).max()
+        (left, top), (right, bottom) = np.maximum(low - around, 0), np.minimum(high + around, self.size)
+        return float(left), float(top), float(right - left), float(bottom - top)
+
     def cut(self, volume: npt.NDArray[Any]) -> Picture:
         """The plane ``[rows, columns]`` of a volume ``[*shape]``."""
         return self.turn(volume[tuple(slice(*bounds) for bounds in self.window)])

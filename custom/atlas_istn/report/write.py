@@ -8,7 +8,7 @@ import csv
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,27 +18,53 @@ import numpy as np
 from monai.data import MetaTensor
 
 from .. import __version__
+from ..conventions import LABEL_COLOURS, RESULT_COLOURS, RESULTS, length_unit
 from ..errors import InputError
 from ..evaluation import read_metrics
 from ..files import write_whole
-from ..io.results import find_labelled_cases, read_atlas_to_subject, read_case_report, read_oriented, result_file
+from ..io.results import read_atlas_to_subject, read_case_report, read_oriented, result_file
 from ..topology import labelmap_topology
 from . import drawing
-from .charts import BoxPlot, Curve, box_plot, curve
+from .charts import CURVE, BoxPlot, Curve, box_plot, curve
 from .planes import Plane, atlas_coordinates, choose_planes
+from .sources import find_sources
 
 __all__ = ["write_report"]
 
-RESULTS = {"itn": "ITN", "one_pass": "1-pass", "refine": "refined"}
-"""Name of a result → its title."""
 FILES = {"itn": "itn", "one_pass": "one_pass", "refine": "seg"}
 """Name of a result → ending of its file name."""
 FLAGS = ("fail", "review", "ok", "unrated")
 
 
 @dataclass(frozen=True)
+class Units:
+    """How sizes are called and counted.
+
+    Attributes:
+        measure: of labels, ``"volume"`` or ``"area"``.
+        size: its unit.
+        length: unit of distances.
+        scale: sizes of these units per product of the voxel's sides.
+        decimals: of a size in the table.
+    """
+
+    measure: str
+    size: str
+    length: str
+    scale: float
+    decimals: int
+
+    @classmethod
+    def of(cls, dim: int, files: Iterable[Path]) -> Units:
+        """Those of a run with these labelmaps."""
+        if all(length_unit(file) == "pixels" for file in files):
+            return cls("area", "pixels", "pixels", 1.0, 0)
+        return cls("volume", "ml", "mm", 1e-3, 2) if dim == 3 else cls("area", "cm²", "mm", 1e-2, 2)
+
+
+@dataclass(frozen=True)
 class View:
-    """The drawn pictures of one plane: data URIs and SVG paths in millimetres."""
+    """The drawn pictures of one plane: data URIs and SVG paths in millimetres; and where the labels are."""
 
     plane: Plane
     image: str
@@ -48,6 +74,7 @@ class View:
     grid: str = ""
     volume: str = ""
     uncertainty: str = ""
+    focus: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -59,7 +86,7 @@ class CasePage:
         report: its JSON.
         flag: one of `FLAGS`.
         badges: (kind, text): kind is ``"good"`` or ``"bad"``.
-        volumes: label → millilitres (square centimetres in 2D) of the refined result.
+        volumes: label → size of the refined result, in the report's units.
         metrics: result → label → row of ``metrics.csv``.
         dice: result → mean over labels.
         curve: of the refinement.
@@ -96,7 +123,7 @@ class CasePage:
 
 
 def write_report(
-    output_dir: str | Path, dataset_dir: str | Path = "", data_list: str = "test", path: str | Path = ""
+    output_dir: str | Path, dataset_dir: str | Path = "", data_list: str = "", path: str | Path = ""
 ) -> None:
     """Write one HTML file about an inference or evaluation run, which needs neither network nor other files.
 
@@ -108,41 +135,58 @@ def write_report(
         output_dir: what inference or evaluation wrote.
         dataset_dir: the data set that was run, for the images and, where it has labels, the truth; without it the
             outlines are drawn upon nothing.
-        data_list: list of the data set.
+        data_list: list of the data set; default whatever list has a case.
         path: file to write; default ``OUTPUT_DIR/report.html``.
 
     Raises:
-        InputError: there are no results in the folder, or a file cannot be read or written.
+        InputError: there are no results in the folder, the data set has none of their images, or a file cannot be
+            read or written.
     """
     output = Path(output_dir)
     folders = sorted(file.parent for file in output.glob("*/*.json") if file.stem == file.parent.name)
     if not folders:
         raise InputError(f"{output}: found no results of inference. Run inference first, with this output_dir.")
-    sources = {case["case"]: case for case in find_labelled_cases(Path(dataset_dir), data_list)} if dataset_dir else {}
+    names = [folder.name for folder in folders]
+    sources = find_sources(Path(dataset_dir), data_list, names) if dataset_dir else {}
     metrics = _metrics(output / "metrics.csv")
     atlas = _Atlas(output / "atlas")
-    pages = [_page(folder, atlas, sources.get(folder.name, {}), metrics.get(folder.name, {})) for folder in folders]
+    units = Units.of(atlas.dim, (result_file(folder, FILES["refine"]) for folder in folders))
+    pages = [
+        _page(folder, atlas, units, sources.get(folder.name, {}), metrics.get(folder.name, {})) for folder in folders
+    ]
     pages.sort(key=lambda page: page.rank)
     loader = jinja2.PackageLoader("atlas_istn", "report")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["significant"] = _significant
     html = environment.get_template("report.html.j2").render(
         pages=pages,
         flags={page.name: page.flag for page in pages},
         labels=list(dict.fromkeys(name for page in pages for name in page.volumes)),
-        unit=_unit(atlas.dim),
+        units=units,
         scored=any(page.dice for page in pages),
         truth=any("truth" in page.views[0].outlines for page in pages),
+        findings=any(page.findings for page in pages),
+        thumbnail=_largest_view(pages),
         failed=_failed(output / "summary.csv"),
-        plots=_plots(pages, _unit(atlas.dim)),
+        plots=_plots(pages, units),
         counts={flag: sum(page.flag == flag for page in pages) for flag in FLAGS},
         results=RESULTS,
+        result_colours=RESULT_COLOURS,
+        other_label=drawing.OTHER_LABEL,
+        gradients={
+            "volume": drawing.gradient(drawing.VOLUME_COLOURS),
+            "uncertainty": drawing.gradient(drawing.UNCERTAINTY_COLOURS),
+        },
+        curve_size=CURVE,
         colours=atlas.colours,
         atlas=atlas,
         version=__version__,
     )
     target = Path(path or output / "report.html")
     write_whole(target, lambda part: part.write_text(html, encoding="utf-8"))
-    sys.stdout.write(f"{target}: {len(pages)} cases, {target.stat().st_size / 2**20:.1f} MB\n")
+    missing = len(names) - len(sources) if dataset_dir else 0
+    without = f" ({missing} without an image in {dataset_dir})" if missing else ""
+    sys.stdout.write(f"{target}: {len(pages)} cases{without}, {target.stat().st_size / 2**20:.1f} MB\n")
 
 
 class _Atlas:
@@ -157,8 +201,7 @@ class _Atlas:
         self.dim = nib.load(path).ndim
         labelmap = read_oriented(path, self.dim)
         values = sorted({int(value) for value in labelmap.unique()} - {0})
-        palette = drawing.LABEL_COLOURS
-        self.colours = {value: palette[i % len(palette)] for i, value in enumerate(values)}
+        self.colours = {value: LABEL_COLOURS[i % len(LABEL_COLOURS)] for i, value in enumerate(values)}
         self.topology = labelmap_topology(np.asarray(labelmap[0]).astype(int), values)
         image = read_oriented(folder / "atlas_image.nii.gz", self.dim)
         self.views = [
@@ -188,7 +231,11 @@ def _failed(path: Path) -> list[str]:
 
 
 def _page(
-    folder: Path, atlas: _Atlas, source: Mapping[str, str], metrics: dict[str, dict[str, dict[str, Any]]]
+    folder: Path,
+    atlas: _Atlas,
+    units: Units,
+    source: Mapping[str, str],
+    metrics: dict[str, dict[str, dict[str, Any]]],
 ) -> CasePage:
     report = read_case_report(folder)
     files = {name: result_file(folder, ending) for name, ending in FILES.items()}
@@ -197,7 +244,7 @@ def _page(
         maps["truth"] = read_oriented(source["label"], atlas.dim)
     image = read_oriented(source["image"], atlas.dim) if source else None
     refined = maps["refine"]
-    size = float(refined.pixdim[: atlas.dim].prod()) / 10**atlas.dim
+    size = float(refined.pixdim[: atlas.dim].prod()) * units.scale
     volumes = {name: float((refined == value).sum()) * size for name, value in report["labels"].items()}
     scores = {result: [row["dice"] for row in rows.values()] for result, rows in metrics.items()}
     return CasePage(
@@ -271,16 +318,24 @@ def _views(
                 drawing.grid((across, down), plane),
                 drawing.local_volume(determinant),
                 "" if entropy is None else drawing.uncertainty(plane.cut(entropy[0].numpy())),
+                plane.focus(_cut(plane, anything)),
             )
         )
     return views
 
 
-def _unit(dim: int) -> str:
-    return "ml" if dim == 3 else "cm²"
+def _largest_view(pages: Sequence[CasePage]) -> int:
+    """The number of the plane in which the anatomy is largest, over all cases."""
+    areas = [[view.focus[2] * view.focus[3] for view in page.views] for page in pages]
+    return int(np.sum(areas, axis=0).argmax())
 
 
-def _plots(pages: Sequence[CasePage], unit: str) -> list[BoxPlot]:
+def _significant(value: float) -> str:
+    """A number with two significant digits, or as a whole number."""
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:#.2g}".rstrip(".")
+
+
+def _plots(pages: Sequence[CasePage], units: Units) -> list[BoxPlot]:
     """The distributions that the first page shows."""
 
     def collect(key: str) -> dict[str, float]:
@@ -296,11 +351,11 @@ def _plots(pages: Sequence[CasePage], unit: str) -> list[BoxPlot]:
     volumes = {name: {page.name: page.volumes.get(name, math.nan) for page in pages} for name in labels}
     plots = [
         box_plot("Dice", score("dice")),
-        box_plot("95 % Hausdorff distance [mm]", score("hd95")),
+        box_plot(f"95 % Hausdorff distance [{units.length}]", score("hd95")),
         box_plot("Objective", {"1-pass": collect("loss_before"), "refined": collect("loss_after")}),
         box_plot("Quality score", {"": collect("quality_score")}),
         box_plot("Smallest Jacobian", {"": collect("min_jacobian")}),
-        box_plot(f"Volume [{unit}]", volumes),
+        box_plot(f"{units.measure.capitalize()} [{units.size}]", volumes),
         box_plot("Iterations", {"": collect("iterations")}),
     ]
     return [plot for plot in plots if plot]

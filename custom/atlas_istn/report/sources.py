@@ -1,0 +1,78 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Where a data set has the images of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+from ..errors import InputError
+from ..io.results import find_labelled_cases
+
+__all__ = ["find_sources"]
+
+Sources = dict[str, dict[str, str]]  # case → "image" and, where there is one, "label"
+
+_SHOWN = 3  # cases that a message names
+
+
+def find_sources(dataset: Path, data_list: str, cases: Collection[str]) -> Sources:
+    """Find the images of a run's cases, and their labels where the data set has them.
+
+    Args:
+        dataset: the data set that was run.
+        data_list: list of its ``dataset.json``; empty for whatever list has a case.
+        cases: names of the cases.
+
+    Returns:
+        Case → its files, for the cases that were found.
+
+    Raises:
+        InputError: no case was found, two lists have different images of one name, or the list cannot be read.
+    """
+    if data_list and (found := _in_list(dataset, data_list, cases)):
+        return found
+    lists = _search(dataset, cases)
+    if data_list or not lists:
+        shown = ", ".join(sorted(cases)[:_SHOWN]) + (", …" if len(cases) > _SHOWN else "")
+        where = ", ".join(f"'{name}' ({len(found)})" for name, found in lists.items())
+        raise InputError(
+            f"{dataset}: expected the images of the run's {len(cases)} cases ({shown}), found none of them"
+            + (f" in the list '{data_list}'" if data_list else "")
+            + (f"; these lists have them: {where}. Choose one as data_list, or leave it out." if where else ".")
+            + ("" if where else " Pass the dataset_dir that was run.")
+        )
+    sources: Sources = {}
+    for found in lists.values():
+        for case, source in found.items():
+            if sources.get(case, source)["image"] != source["image"]:
+                names = " and ".join(f"'{name}'" for name, others in lists.items() if case in others)
+                raise InputError(f"{dataset}: the lists {names} have different images of {case}. Choose a data_list.")
+            if case not in sources or "label" in source:
+                sources[case] = source
+    return sources
+
+
+def _in_list(dataset: Path, name: str, cases: Collection[str]) -> Sources:
+    return {case["case"]: case for case in find_labelled_cases(dataset, name) if case["case"] in cases}
+
+
+def _search(dataset: Path, cases: Collection[str]) -> dict[str, Sources]:
+    """The lists that have cases of the run. A list that cannot be read is of no concern if another one has them."""
+    try:
+        content = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
+        names = [name for name, value in content.items() if isinstance(value, list) and value]
+    except (OSError, ValueError, AttributeError):
+        names = []  # a folder of images, or a bad file: what is wrong with it is said below
+    lists, refusals = {}, []
+    for name in names or [""]:
+        try:
+            lists[name] = _in_list(dataset, name, cases)
+        except InputError as error:
+            refusals.append(error)
+    lists = {name: found for name, found in lists.items() if found}
+    if refusals and not lists:
+        raise refusals[0]
+    return lists
