@@ -86,12 +86,12 @@ def _vote(scores: np.ndarray, factor: int = 3) -> np.ndarray:
 def repair_labelmap(scores: np.ndarray, target: Signature) -> np.ndarray:
     """The labelmap with the right topology that is nearest to the argmax, as far as one is found.
 
-    Surplus components are given to, and surplus holes taken from, whatever scores next best; where two labels touch that
-    must not, one of them loses the layer to a third. What then is still wrong is looked for in the level sets of the
-    scores, nearest level first: the labelmap marches towards the level set as far as topology allows, and of the pieces
-    in which the two still differ (each is a bridge, a cut, a hole, an island or a contact) those are taken over that
-    remove a defect. In the end the labelmap marches back towards the argmax,
-    which keeps the topology and gives back every other voxel.
+    Surplus components are given to, and surplus holes taken from, whatever scores next best; where two labels touch
+    that must not, one of them loses the layer to a third. What then is still wrong is looked for in the level sets of
+    the scores, nearest level first: the labelmap marches towards the level set as far as topology allows, and of the
+    pieces in which the two still differ (each is a bridge, a cut, a hole, an island or a contact) those are taken over
+    that remove a defect. In the end the labelmap marches back towards the argmax, which keeps the topology and gives
+    back every other voxel.
 
     Args:
         scores: soft channels ``[Nc, (D,) H, W]``.
