@@ -72,5 +72,35 @@ def test_the_command_follows_a_subject(tmp_path: Path, monkeypatch: pytest.Monke
     assert image.shape[:dim] == shape_of(dim)
     with Image.open(folder / "motion.png") as picture:
         assert min(picture.size) > 100
-    with pytest.raises(InputError, match="needs at least 2 cases"):
+    with pytest.raises(InputError, match=r"needs at least 2 cases, found 1\. Name more in --cases"):
         motion(run, cases="t1")
+
+
+def test_means_are_over_the_tissue_and_not_over_the_atlas(tmp_path: Path, dim: int) -> None:
+    # Velocities c u² along the first axis take u to u / (1 − c u): in the reference the tissue from 0 to b is
+    # b / (1 − c b) long, and most of it comes from the atlas's voxels near b. At rest it is b long again.
+    shape, c, b = (48, 12, 10)[:dim], 0.02, 24.0
+    u = 2 * (torch.arange(48) - 23.5)
+    labels = torch.zeros(1, 3, *shape)
+    labels[:, 1, (u < 0) & (u > -b)] = 1
+    labels[:, 2, (u > 0) & (u < b)] = 1
+    labels[:, 0] = 1 - labels.sum(dim=1)
+    network = half_ball_network(shape)
+    network.atlas_labels.copy_(labels)
+    half = tuple(n // 2 for n in shape)
+    step = 2 * 47 / 23
+    coarse = step * (torch.arange(24) - 11.5)
+    velocity = torch.zeros(1, dim, *half)
+    velocity[:, 0] = (c * coarse.square() / step).reshape(-1, *[1] * (dim - 1))
+    still = compose_affine(torch.zeros(1, num_affine_parameters(dim)))
+    frames = {
+        "a": Transform(velocity, still, shape, (2.0,) * dim),
+        "b": Transform(torch.zeros_like(velocity), still, shape, (2.0,) * dim),
+    }
+    run = write_run(tmp_path / "out", network, frames, np.diag([2.0, 2.0, 2.0 if dim == 3 else 1.0, 1.0]))
+    motion(run)
+    with (run / "motion" / "motion.csv").open(newline="") as stream:
+        row = next(row for row in csv.DictReader(stream) if (row["frame"], row["label"]) == ("b", "part_2"))
+    # The mean of (1 − c u)² over the atlas would be 0.60.
+    assert float(row["volume_ratio"]) == pytest.approx(1 - c * b, abs=0.02)
+    assert float(row["relative_volume"]) == pytest.approx(1 - c * b, abs=0.03)  # counted in voxels

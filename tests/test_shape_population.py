@@ -145,7 +145,7 @@ def test_the_command_describes_a_cohort_with_two_groups(
     seg = nib.load(run / "case_0" / "case_0_seg.nii.gz").get_fdata()
     assert float(volumes[0]["part_1"]) == (seg == 10).sum() * 2**dim
     modes = rows_of(folder / "modes.csv")
-    assert len(modes) == 2
+    assert [row["mode"] for row in modes] == ["1", "2"]
     assert 0.9 < float(modes[-1]["cumulative"]) <= 1
     assert float(modes[0]["explained_variance"]) > float(modes[1]["explained_variance"])
 
@@ -164,7 +164,7 @@ def test_the_command_describes_a_cohort_with_two_groups(
 
     table = {row["measure"]: row for row in rows_of(folder / "groups.csv")}
     assert list(table) == ["part_1", "part_2", "mode 1", "mode 2"]
-    assert float(table["part_1"]["difference"]) < 0  # small less large
+    assert float(table["part_1"]["difference (small - large)"]) < 0
     assert float(table["part_1"]["p_fdr"]) < 0.05
     p = nib.load(folder / "groups_p_fdr.nii.gz").get_fdata()
     difference = nib.load(folder / "groups_difference.nii.gz").get_fdata()
@@ -249,7 +249,7 @@ def test_groups_are_compared_as_scipy_does_and_noise_is_not_significant() -> Non
     ("text", "message"),
     [
         ("case,class\na,1\n", "columns case and group"),
-        ("case,group\na,1\nb,1\nc,2\n", "1 cases have no group, the first 'd'"),
+        ("case,group\na,1\nb,1\nc,2\n", "a group for each case, found 1 case without one, the first 'd'"),
         ("case,group\na,1\nb,1\nc,2\nd,3\n", r"expected two groups of at least two cases, found '1' \(2\), '2' \(1\)"),
         ("case,group\na,1\nb,1\nc,1\nd,2\n", "at least two cases"),
     ],
@@ -274,8 +274,11 @@ def test_mistakes_are_named(tmp_path: Path, smooth_field: SmoothField) -> None:
         population(run, cases="case_0,case_1")
     with pytest.raises(InputError, match="modes: expected a positive number, found 0"):
         population(run, modes=0)
+    with pytest.raises(InputError, match="each case once, found 'case_1' again"):
+        population(run, cases="case_0,case_1,case_1,case_2")
     with pytest.raises(InputError, match="found 'case_9'"):
         population(run, cases="case_9")
     run, _ = write_cohort(tmp_path / "same", replace(transforms, velocity=0 * transforms.velocity))
     with pytest.raises(InputError, match="all 3 cases have the same shape"):
         population(run)
+    assert not (run / "population").exists()

@@ -12,13 +12,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import slicerio
 import torch
 from shape_runs import command, half_ball_network, write_run
 
 from atlas_istn.errors import InputError
 from atlas_istn.io.outputs import write_image
-from atlas_istn.io.registration import read_registration
+from atlas_istn.io.results import read_atlas_to_subject
 from atlas_istn.shape.mesh import mesh
+from atlas_istn.shape.motion import motion
 from atlas_istn.shape.propagate import move_points, propagate
 from atlas_istn.shape.run import Run
 from atlas_istn.shape.surfaces import read_surface
@@ -125,8 +127,58 @@ def test_an_image_on_a_finer_grid_is_resampled_where_it_lies(run_dir: Path, tmp_
     expected = 10 + 2 * np.indices(found.shape)[0] + 2 * (SHIFT["left"] - SHIFT["right"])
     np.testing.assert_allclose(found, expected, atol=1e-3)
     write_image((ramp + 0.5).astype(np.float32), plane, tmp_path / "half.nii.gz")
-    with pytest.raises(InputError, match="--labels=False"):
+    with pytest.raises(InputError, match="--labels false"):
         propagate(run_dir, tmp_path / "half.nii.gz", source="left", target="right")
+
+
+def test_images_reach_half_a_voxel_beyond_their_outer_centres_as_in_itk(
+    tmp_path: Path, smooth_field: Callable[..., torch.Tensor], dim: int
+) -> None:
+    # A small image in the middle of the atlas, bright up to its edges.
+    shape = shape_of(dim)
+    field = smooth_field(tuple(n // 2 for n in shape), amplitude=1.0, sigma=3.0).float()
+    network, start = half_ball_network(shape), transform(shape, 0.3, field)
+    folder = write_run(tmp_path / "out", network, {"a": start}, subject_affine(dim))
+    affine = np.diag([3.0] * dim + [1.0])
+    affine[:dim, dim] = -9.3
+    voxels = np.random.default_rng(0).integers(5, 8, (7,) * dim).astype(np.float32)
+    write_image(voxels, affine, tmp_path / "small.nii.gz")
+    image = sitk.ReadImage(str(tmp_path / "small.nii.gz"))
+    reference = sitk.ReadImage(str(folder / "a" / "a_seg.nii.gz"))
+    moving = sitk.ReadTransform(str(folder / "a" / "a_atlas_to_subject.h5"))
+    resampled = sitk.Resample(image, reference, moving, sitk.sitkLinear, 0.0)
+    expected = sitk.GetArrayFromImage(resampled).T
+    propagate(folder, tmp_path / "small.nii.gz", target="a", labels=False)
+    found = nib.load(folder / "propagated" / "a" / "small_atlas_to_a.nii.gz").get_fdata()
+    assert (expected > 0).sum() > 8**dim  # without the outer half voxels a 19 mm cube has but 9.5 voxels along an edge
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    propagate(folder, tmp_path / "small.nii.gz", target="a")
+    labels = nib.load(folder / "propagated" / "a" / "small_atlas_to_a.nii.gz").get_fdata()
+    np.testing.assert_array_equal(labels > 0, expected > 0)
+
+
+@pytest.mark.parametrize("dim", [3], indirect=True)
+def test_the_reader_of_slicer_finds_points_where_the_itk_files_say(run_dir: Path, tmp_path: Path) -> None:
+    points = {"head": (3.0, -4.0, 5.0), "tail": (-6.0, 2.5, -1.0)}  # LPS, of the atlas
+    head = "# Markups fiducial file version = 4.11\n# CoordinateSystem = 0\n"
+    head += "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n"
+    rows = [f"{name},{-x},{-y},{z},0,0,0,1,1,1,0,{name},," for name, (x, y, z) in points.items()]
+    (tmp_path / "p.fcsv").write_text(head + "\n".join(rows) + "\n")
+    slicerio.fcsv_to_markups_json(tmp_path / "p.fcsv")
+    # The file that resamples the subject onto the atlas takes points of the atlas to the subject.
+    moving = sitk.ReadTransform(str(run_dir / "left" / "left_subject_to_atlas.h5"))
+    expected = np.array([moving.TransformPoint(point) for point in points.values()])
+    for suffix in (".fcsv", ".mrk.json"):
+        propagate(run_dir, tmp_path / f"p{suffix}", target="left")
+    markups = [
+        slicerio.read_markups_fcsv(run_dir / "propagated" / "left" / "p_atlas_to_left.fcsv"),
+        json.loads((run_dir / "propagated" / "left" / "p_atlas_to_left.mrk.json").read_text()),
+    ]
+    for markup in (found["markups"][0] for found in markups):
+        sign = [-1, -1, 1] if markup["coordinateSystem"] == "RAS" else [1, 1, 1]
+        places = {point["label"]: np.array(point["position"]) * sign for point in markup["controlPoints"]}
+        assert list(places) == list(points)
+        np.testing.assert_allclose(list(places.values()), expected, atol=1e-4)  # the transform is in float32
 
 
 def test_meshes_of_subjects_correspond_to_the_atlas(run_dir: Path, dim: int) -> None:
@@ -169,12 +221,94 @@ def test_commands_run_as_users_type_them(run_dir: Path, tmp_path: Path, monkeypa
     content = {"markups": [{"type": "Fiducial", "controlPoints": [{"id": "1", "position": [0.0, 0.0, 0.0]}]}]}
     (tmp_path / "p.mrk.json").write_text(json.dumps(content))
     command(monkeypatch, "propagate", run_dir, tmp_path / "p.mrk.json", "--to", tmp_path / "moved")
-    command(monkeypatch, "mesh", run_dir, "--cases", "left", "--file_format", "stl")
+    command(monkeypatch, "mesh", run_dir, "--cases", "left,left", "--file_format", "STL", "--to", tmp_path / "m")
     written = json.loads((tmp_path / "moved" / "left" / "p_atlas_to_left.mrk.json").read_text())
     expected = Run.open(run_dir).registration("left").to_subject(np.zeros((1, 3)))[0]
     np.testing.assert_allclose(written["markups"][0]["controlPoints"][0]["position"], expected, atol=1e-6)
-    assert (run_dir / "meshes" / "left" / "left_part_1.stl").is_file()
-    assert not (run_dir / "meshes" / "right").exists()
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["atlas", "left"]
+    assert (tmp_path / "m" / "left" / "left_part_1.stl").is_file()
+    assert not (run_dir / "meshes").exists()
+    for arguments in (["--bogus", "3"], ["--help"]):
+        with pytest.raises(SystemExit):
+            command(monkeypatch, "propagate", run_dir, tmp_path / "p.mrk.json", *arguments)
+    assert not (run_dir / "propagated").exists()
+
+
+@pytest.mark.parametrize("dim", [2], indirect=True)
+def test_cases_may_be_named_like_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dim: int) -> None:
+    names = ["101_02", "1e3", "None"]
+    cases = {name: transform(shape_of(dim), shift) for name, shift in zip(names, (1, 2, 3), strict=True)}
+    run = write_run(tmp_path / "7", half_ball_network(shape_of(dim)), cases, subject_affine(dim))
+    (tmp_path / "5.csv").write_text("x,y\n-30,0\n")
+    monkeypatch.chdir(tmp_path)
+    command(monkeypatch, "propagate", "7", "5.csv", "--target", "1e3,None,atlas", "--source", "101_02", "--to", "6")
+    assert sorted(path.name for path in (tmp_path / "6").iterdir()) == ["1e3", "None", "atlas"]
+    command(monkeypatch, "mesh", run, "--cases", "1e3")
+    assert (run / "meshes" / "1e3").is_dir()
+
+
+@pytest.mark.parametrize("dim", [3], indirect=True)
+def test_a_target_counts_once(run_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "p.csv").write_text("x,y,z\n0,0,0\n")
+    with caplog.at_level("INFO"):
+        propagate(run_dir, tmp_path / "p.csv", target="left,left")
+    assert caplog.messages[-1].startswith(f"{tmp_path / 'p.csv'} taken from atlas to 1 space, in ")
+
+
+DAMAGED = {
+    "truncated": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "flipped": lambda content: bytes(255 - byte if 60 < i < 90 else byte for i, byte in enumerate(content)),
+}
+
+
+@pytest.mark.parametrize("dim", [2], indirect=True)
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_nothing_is_written_where_a_file_of_the_run_is_damaged(run_dir: Path, tmp_path: Path, damage: str) -> None:
+    (tmp_path / "p.csv").write_text("x,y\n0,0\n")
+    labels, to = run_dir / "atlas" / "atlas_labelmap.nii.gz", tmp_path / "to"
+    calls = {
+        "right/right_registration.npz": [
+            lambda: mesh(run_dir, to=to),
+            lambda: propagate(run_dir, tmp_path / "p.csv", to=to),
+            lambda: motion(run_dir, to=to),
+        ],
+        "right/right_seg.nii.gz": [lambda: propagate(run_dir, labels, to=to)],
+        "atlas/atlas_probabilities.nii.gz": [lambda: mesh(run_dir, to=to), lambda: motion(run_dir, to=to)],
+    }
+    for name, users in calls.items():
+        content = (run_dir / name).read_bytes()
+        (run_dir / name).write_bytes(DAMAGED[damage](content))
+        for call in users:
+            with pytest.raises(InputError, match=Path(name).name):
+                call()
+        (run_dir / name).write_bytes(content)
+    (run_dir / "right" / "right_seg.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"right_seg\.\*: no such file.* Run inference again"):
+        propagate(run_dir, labels, to=to)
+    assert not to.exists()
+
+
+@pytest.mark.parametrize("dim", [2], indirect=True)
+def test_a_damaged_transform_is_refused_in_silence(run_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = run_dir / "left" / "left_atlas_to_subject.h5"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(InputError, match=r"left_atlas_to_subject\.h5: the transform cannot be read"):
+        read_atlas_to_subject(run_dir / "left")
+    assert capfd.readouterr().err == ""
+
+
+def test_images_that_lie_elsewhere_are_refused(run_dir: Path, tmp_path: Path, dim: int) -> None:
+    # One voxel that touches the corner of the region, or does not; the grid of a subject starts at (10, -20, 5).
+    for gap, inside in ((-0.1, True), (0.1, False)):
+        affine = np.diag([0.5] * dim + [1.0])
+        affine[:dim, dim] = np.array((10.0, -20.0, 5.0)[:dim]) - 1 - 0.25 - gap
+        write_image(np.ones((1,) * dim, dtype=np.float32), affine, tmp_path / "dot.nii.gz")
+        if inside:
+            propagate(run_dir, tmp_path / "dot.nii.gz", source="left", target="atlas")
+        else:
+            with pytest.raises(InputError, match=r"dot\.nii\.gz: the image lies outside of the region of 'left'"):
+                propagate(run_dir, tmp_path / "dot.nii.gz", source="left", target="atlas")
 
 
 @pytest.mark.parametrize("dim", [2], indirect=True)
@@ -187,15 +321,15 @@ def test_mistakes_are_named(run_dir: Path, tmp_path: Path) -> None:
         (lambda: propagate(run_dir, labels, target="left,gone"), "found 'gone'"),
         (lambda: propagate(run_dir, labels, source="left", target="left"), "both 'left'"),
         (lambda: propagate(run_dir, labels, target="atlas"), "both 'atlas'"),
+        (lambda: propagate(run_dir, labels, source="left", target="atlas,left"), "both 'left'"),
+        (lambda: propagate(run_dir, labels, source="left,right"), "name of one case, found 2"),
+        (lambda: propagate(run_dir, labels, source="all"), "name of one case, found 2"),
         (lambda: propagate(run_dir, tmp_path / "a.obj"), "unknown format"),
         (lambda: propagate(run_dir, tmp_path / "gone.nii.gz"), "no such file"),
         (lambda: propagate(run_dir, tmp_path / "p.csv"), r"1 of 2 points lie outside .*\[500.0, 0.0, 0.0\]"),
         (lambda: mesh(run_dir, file_format="obj"), "expected vtp, ply or stl"),
-        (lambda: mesh(run_dir, file_format="stl"), "hold no lines"),
+        (lambda: mesh(run_dir, file_format="stl"), "file_format: expected vtp"),
     ]
     for call, message in mistakes:
         with pytest.raises(InputError, match=message):
             call()
-    (run_dir / "left" / "left_registration.npz").write_text("nothing")
-    with pytest.raises(InputError, match="Run inference again"):
-        read_registration(run_dir / "left" / "left_registration.npz")

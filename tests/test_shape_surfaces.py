@@ -102,7 +102,31 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
         read_surface(tmp_path / "a.obj")
     with pytest.raises(InputError, match="no such file"):
         read_surface(tmp_path / "a.stl")
-    for name in ("a.vtp", "a.ply", "a.stl"):
-        (tmp_path / name).write_text("nothing")
-        with pytest.raises(InputError, match=name):
-            read_surface(tmp_path / name)
+    (tmp_path / "folder.vtp").mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        read_surface(tmp_path / "folder.vtp")
+
+
+def ply(triangle: str, rows: int) -> bytes:
+    """A PLY file as text, with two points of three."""
+    head = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+    head += "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    return "\n".join([head + "0 0 0", "1 0 0", "0 1 0", triangle][: 1 + rows]).encode()
+
+
+@pytest.mark.parametrize("suffix", [".vtp", ".ply", ".stl"])
+def test_damaged_files_are_refused_in_silence(tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / f"a{suffix}"
+    write_surface(ball_surface(), path)
+    whole = path.read_bytes()
+    damaged = [b"", b"nothing", whole[:100], whole[: len(whole) // 2], whole[: len(whole) * 9 // 10]]
+    if suffix == ".ply":
+        damaged += [ply("3 0 1 2", 2), ply("3 0 1 7", 3)]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=rf"a\{suffix}: expected a surface"):
+            read_surface(path)
+    assert capfd.readouterr().err == ""
+    if suffix == ".ply":
+        path.write_bytes(ply("3 0 1 2", 3))
+        assert len(read_surface(path).triangles) == 1

@@ -14,6 +14,7 @@ import torch
 from ignite.engine import Engine
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from shape_runs import command
 from torch import nn
 
 from atlas_istn.errors import InputError
@@ -165,6 +166,43 @@ def test_the_command_reports_and_writes_a_repaired_model(tmp_path: Path) -> None
     repaired = torch.load(tmp_path / "out.pt", weights_only=True)["atlas_labels"][0].numpy()
     assert signature(repaired).shapes[(2,)] == (1, 0, 1)
     assert (tmp_path / "out.png").is_file()
+
+
+def test_the_command_takes_labels_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "model.pt", shell(2))
+    table = "{1: [1, 0, 0], 1+2: [1, 0, 0], adjacent: [[1, 2]]}"
+    command(monkeypatch, "topology", path, "--target", table, "--output", tmp_path / "out.pt")
+    assert (tmp_path / "out.pt").is_file()
+
+
+def test_a_model_that_misses_its_target_is_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save(tmp_path / "model.pt", shell(2))
+    with pytest.raises(InputError, match=r"found \d+ defects after it\. .*out\.pt is not written"):
+        check_model(path, {1: [5, 0, 0]}, tmp_path / "out.pt")
+    assert "beyond repair" in caplog.text
+    assert json.loads(capsys.readouterr().out)["defects_after_repair"] > 0
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_cavities_are_refused_in_2d(tmp_path: Path) -> None:
+    path = save(tmp_path / "model.pt", shell(2))
+    with pytest.raises(InputError, match=r"expected 2: \[components, holes, 0\] in 2D, found \[1, 0, 1\]"):
+        check_model(path, {2: [1, 0, 1]})
+    with pytest.raises(InputError, match=r"expected 2: \[components, holes, 0\] in 2D"):
+        run(path, [shell(2)], {2: [1, 0, 1]})
+
+
+@pytest.mark.parametrize("name", ["folder", "x" * 300 + ".pt"])
+def test_where_nothing_can_be_written_nothing_is_printed(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    path = save(tmp_path / "model.pt", shell(2))
+    with pytest.raises(InputError, match="cannot be written"):
+        check_model(path, None, tmp_path / name)
+    assert capsys.readouterr().out == ""
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:

@@ -4,13 +4,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import logging
+import re
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, get_args, get_type_hints
 
 import fire
+import yaml
+from fire.decorators import SetParseFn
+from fire.parser import DefaultParseValue
 
-from .errors import show_input_errors
+from .errors import InputError, show_input_errors
 
 COMMANDS = {
     "letter_b": ("data.letter_b", "generate_letter_b", "generate the letter B data set"),
@@ -31,6 +40,10 @@ COMMANDS = {
 }
 """Name → module, function and summary. Only the module of the command that is run is imported: some take seconds."""
 
+_HELP = {"--help", "-h"}
+
+fire.decorators.FIRE_METADATA = "_fire"  # Fire keeps this attribute on a command, and lists it in the help if it may
+
 
 def main() -> None:
     """Run a command, or list them."""
@@ -40,13 +53,88 @@ def main() -> None:
     if name not in COMMANDS:
         lines = [f"  {command:12} {summary}" for command, (_, _, summary) in COMMANDS.items()]
         usage = "\n".join(["usage: python -m atlas_istn COMMAND [--help]", *lines])
-        if name in ("", "--help", "-h"):
+        if name in ("", *_HELP):
             sys.stdout.write(usage + "\n")
             return
         sys.exit(f"There is no command '{name}'.\n{usage}")
     module, function, _ = COMMANDS[name]
     command = getattr(importlib.import_module(f"atlas_istn.{module}"), function)
-    fire.Fire(command, command=sys.argv[2:], name=f"atlas_istn {name}")
+    result = understand(name, command, sys.argv[2:])()
+    if result is not None:
+        sys.stdout.write(f"{result}\n")
+
+
+def understand(name: str, command: Callable[..., Any], arguments: Sequence[str]) -> Callable[[], Any]:
+    """The call that is typed; exits where help is asked for, or where an argument is one too many or too few.
+
+    Fire by itself runs a command first, and then looks at what it could not make use of. It also takes a name such as
+    101_02 for a number; here the annotations say what is a number, and what is text.
+
+    Args:
+        name: of the command.
+        command: what to call; its parameters are annotated.
+        arguments: as typed.
+
+    Raises:
+        InputError: an option has no value, or one of the wrong kind.
+    """
+    calls: list[Callable[[], Any]] = []
+
+    @functools.wraps(command)
+    def note(*values: Any, **options: Any) -> None:
+        calls.append(functools.partial(command, *values, **options))
+
+    hints = {option: hint for option, hint in get_type_hints(command).items() if option != "return"}
+    SetParseFn(str)(note)
+    for option, hint in hints.items():
+        if str not in (hint, *get_args(hint)):
+            SetParseFn(functools.partial(_READERS.get(hint, _read_table), option), option)(note)
+    if _HELP.intersection(arguments):
+        arguments = ["--help"]
+    _check_values(arguments, hints)
+    fire.Fire({name: note}, command=[name, *arguments], name="atlas_istn")
+    if not calls:  # but a flag of Fire's own, behind an isolated --
+        sys.exit()
+    return calls[0]
+
+
+def _check_values(arguments: Sequence[str], hints: Mapping[str, Any]) -> None:
+    """Refuse options without the value that they need; Fire would take it to be True."""
+    for argument, following in pairwise([*arguments, "--"]):
+        option = argument.lstrip("-").replace("-", "_")
+        meant = [hint for known, hint in hints.items() if option in (known, known[0], f"no{known}")]
+        if _is_option(argument) and _is_option(following) and meant and bool not in meant:
+            raise InputError(f"{argument}: expected a value behind it, found none. Write {argument} VALUE.")
+
+
+def _is_option(argument: str) -> bool:
+    return re.match("--|-[a-zA-Z]", argument) is not None
+
+
+def _read_truth(option: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise InputError(f"--{option}: expected true or false, found '{text}'.")
+    return text.lower() == "true"
+
+
+def _read_whole(option: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(f"--{option}: expected a whole number, found '{text}'.") from error
+
+
+def _read_table(option: str, text: str) -> Mapping[Any, Any]:
+    """A table as Fire reads it, which needs no blanks, or as YAML has it, whose keys may be such as 1+2."""
+    found = DefaultParseValue(text)
+    with contextlib.suppress(yaml.YAMLError):
+        found = yaml.safe_load(found) if isinstance(found, str) else found
+    if not isinstance(found, Mapping):
+        raise InputError(f"--{option}: expected a table such as '{{NAME: VALUE}}', found '{text}'.")
+    return found
+
+
+_READERS = {bool: _read_truth, int: _read_whole}
 
 
 if __name__ == "__main__":

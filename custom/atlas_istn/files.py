@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from .errors import InputError
 
-__all__ = ["check_writable", "write_whole"]
+__all__ = ["check_writable", "muted", "write_whole"]
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
@@ -35,13 +36,14 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -
         write: called with the temporary path, which has the same suffix.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the file cannot be written.
     """
     target = Path(path)
     part = target.with_name(f".{os.getpid()}.part.{target.name}")
     with _refusals_of(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
+            part.touch()  # some writers say of a path that cannot be opened all but that
             write(part)
             part.replace(target)
         finally:
@@ -54,6 +56,20 @@ def _refusals_of(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"{target}: cannot be written ({error.strerror or error}). Expected a folder that may be written to and "
-            "has free space. Choose another folder or free the space."
+            f"{target}: cannot be written ({error.strerror or error}). Expected a place that may be written to and has "
+            "free space. Choose another path or free the space."
         ) from error
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Keep off the terminal what the C++ libraries print of a file that they cannot read; the caller says it better."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)

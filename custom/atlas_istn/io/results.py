@@ -12,10 +12,13 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 
 from ..errors import InputError
+from ..files import muted
 from .cases import find_cases
 from .loading import read_volume
 
 __all__ = ["find_labelled_cases", "read_atlas_to_subject", "read_case_report", "read_oriented", "result_file"]
+
+_ALWAYS = ("seg", "itn", "one_pass")
 
 
 def find_labelled_cases(dataset: Path, data_list: str) -> list[dict[str, str]]:
@@ -43,8 +46,19 @@ def read_oriented(path: str | Path, dim: int) -> MetaTensor:
 
 
 def result_file(folder: Path, ending: str) -> Path:
-    """The file of a case's folder with this ending (``seg``, ``itn``, ``one_pass``), whatever its format."""
-    return next((path for path in sorted(folder.glob(f"{folder.name}_{ending}.*"))), folder / f"{folder.name}_{ending}")
+    """The file of a case's folder with this ending (``seg``, ``itn``, ``one_pass``), whatever its format.
+
+    Raises:
+        InputError: there is none, though every run writes it; other files need not exist.
+    """
+    stem = f"{folder.name}_{ending}"
+    found = sorted(folder.glob(f"{stem}.*"))
+    if not found and ending in _ALWAYS:
+        raise InputError(
+            f"{folder / stem}.*: no such file. Expected the label map that inference writes for each case (.nii.gz or "
+            ".png). Run inference again."
+        )
+    return found[0] if found else folder / stem
 
 
 def read_atlas_to_subject(folder: Path) -> Any:
@@ -57,7 +71,8 @@ def read_atlas_to_subject(folder: Path) -> Any:
 
     path = folder / f"{folder.name}_atlas_to_subject.h5"
     try:
-        return itk.transformread(path)[0]
+        with muted():
+            return itk.transformread(path)[0]
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: the transform cannot be read. Run inference again.") from error
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy.stats import false_discovery_control, ttest_ind
 
 from ..errors import InputError
+from .run import counted
 
 __all__ = ["Comparison", "compare_groups", "read_groups"]
 
@@ -57,7 +58,8 @@ def read_groups(path: str | Path, cases: Sequence[str]) -> dict[str, list[int]]:
         ) from error
     missing = [case for case in cases if not table.get(case)]
     if missing:
-        raise InputError(f"{path}: {len(missing)} cases have no group, the first '{missing[0]}'. Add them.")
+        found = f"{counted(len(missing), 'case')} without one, the first '{missing[0]}'"
+        raise InputError(f"{path}: expected a group for each case, found {found}. Add the groups.")
     groups = {name: [i for i, case in enumerate(cases) if table[case] == name] for name in sorted(set(table.values()))}
     groups = {name: places for name, places in groups.items() if places}
     if len(groups) != 2 or min(len(places) for places in groups.values()) < 2:

@@ -31,18 +31,19 @@ Array = npt.NDArray[np.float64]
 
 
 def motion(output_dir: str | Path, cases: str | tuple[str, ...] = "all", to: str | Path = "") -> None:
-    r"""Follow one subject over time: local strain and volumes, relative to the first frame.
+    """Follow one subject over time: local strain and volumes, relative to the first frame.
 
     Writes into TO:
 
-    \b
     motion.csv                           per frame and label: volume in mm3 (2D: area in mm2), the same relative to the
                                          first frame, mean principal strains and mean local volume ratio
     motion.png                           the curves
     FRAME_strain_max.nii.gz, _strain_min.nii.gz  largest and least principal Green-Lagrange strain, in atlas space
     FRAME_volume_ratio.nii.gz            local volume relative to the first frame, in atlas space
 
-    To see a map upon a frame: atlas_istn propagate OUTPUT_DIR TO/FRAME_strain_max.nii.gz --target FRAME --labels=False
+    Means are over the tissue of the first frame: an atlas voxel counts by the volume that it has there.
+
+    To see a map upon a frame: atlas_istn propagate OUTPUT_DIR TO/FRAME_strain_max.nii.gz --target FRAME --labels false
 
     Args:
         output_dir: folder of an inference run whose cases are the frames.
@@ -57,7 +58,9 @@ def motion(output_dir: str | Path, cases: str | tuple[str, ...] = "all", to: str
     frames = run.choose(cases)
     check_count(frames, 2, "motion")
     folder = Path(to or run.folder / "motion")
+    run.check(frames)
     reference = run.registration(frames[0])
+    tissue = np.abs(np.linalg.det(_world_gradient(reference)))
     classes = run.probabilities().argmax(axis=0)
     names = run.label_names()
     volumes = label_volumes(run, frames)
@@ -74,7 +77,11 @@ def motion(output_dir: str | Path, cases: str | tuple[str, ...] = "all", to: str
             write_image(values.astype(np.float32), reference.atlas_affine, folder / f"{frame}_{name}.nii.gz")
         for index, label in enumerate(names, start=1):
             first = volumes[0][label]
-            means = {name: round(float(values[classes == index].mean()), 6) for name, values in maps.items()}
+            inside = classes == index
+            means = {
+                name: round(float(np.average(values[inside], weights=tissue[inside])), 6)
+                for name, values in maps.items()
+            }
             relative = round(volume[label] / first, 6) if first else float("nan")
             rows.append({"frame": frame, "label": label, "volume": volume[label], "relative_volume": relative, **means})
     write_csv(rows, folder / "motion.csv")

@@ -51,12 +51,16 @@ class PointFile:
         write_whole(path, lambda part: part.write_text(text, encoding="utf-8", newline=""))
 
 
-def read_points(path: str | Path) -> PointFile:
+def read_points(path: str | Path, dim: int) -> PointFile:
     """Read a file of points.
 
     - ``.csv``: columns ``x``, ``y`` and, in 3D, ``z`` in LPS millimetres, as ANTs has them; other columns are kept.
     - ``.mrk.json``: markups of 3D Slicer that consist of control points (points, lines, angles, curves).
     - ``.fcsv``: the older format of 3D Slicer.
+
+    Args:
+        path: the file.
+        dim: 2 or 3.
 
     Raises:
         InputError: the file is missing, no such file, or holds no points.
@@ -69,34 +73,45 @@ def read_points(path: str | Path) -> PointFile:
         elif source.suffix.lower() == ".fcsv":
             content = _read_fcsv(text)
         else:
-            content = _read_csv(text)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{source}: not readable as points ({reason}). Expected a CSV file with the columns x, y, z, or points "
-            "that 3D Slicer saved as .mrk.json or .fcsv."
-        ) from error
-    if not len(content.points) or not np.isfinite(content.points).all():
-        found = "no points" if not len(content.points) else "coordinates that are not finite"
-        raise InputError(f"{source}: expected at least one point with finite coordinates, found {found}.")
+            content = _read_csv(text, dim)
+        if not len(content.points):
+            raise InputError("expected at least one point, found no points. Check what was saved.")
+    except OSError as error:
+        raise InputError(f"{source}: the file cannot be read ({error.strerror}). Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source}: expected text in UTF-8, found other bytes. Save it again as UTF-8.") from error
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
     return content
 
 
-def _read_csv(text: str) -> PointFile:
-    reader = csv.DictReader(io.StringIO(text))
-    rows, columns = list(reader), list(reader.fieldnames or [])
-    axes = [axis for axis in "xyz" if axis in columns]
-    if axes not in (["x", "y"], ["x", "y", "z"]):
-        raise ValueError(f"its columns are {columns}")
-    points = np.zeros((len(rows), 3))
-    points[:, : len(axes)] = [[float(row[axis]) for axis in axes] for row in rows] or np.zeros((0, len(axes)))
+def _read_csv(text: str, dim: int) -> PointFile:
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        lines = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise InputError(f"line {reader.line_num}: no CSV ({error}). Save the table again.") from error
+    columns = lines[0][1] if lines else []
+    axes = [axis for axis in "xyz" if dim == 3 or axis in columns or axis != "z"]
+    if any(columns.count(axis) != 1 for axis in axes):
+        raise InputError(
+            f"expected the columns {', '.join(axes)} once each, in LPS millimetres, found the columns "
+            f"{', '.join(columns) or 'of an empty file'}. Correct the header."
+        )
+    places = [columns.index(axis) for axis in axes]
+    points = np.zeros((len(lines) - 1, 3))
+    for point, (number, row) in zip(points, lines[1:], strict=True):
+        if len(row) != len(columns):
+            raise InputError(f"line {number} has {len(row)} fields, the header {len(columns)}. Correct the line.")
+        point[: len(axes)] = _coordinates([row[place] for place in places], f"line {number}", len(axes))
 
     def render(moved: Points) -> str:
         stream = io.StringIO()
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        for row, point in zip(rows, moved, strict=True):
-            writer.writerow({**row, **{axis: f"{value:.6f}" for axis, value in zip(axes, point, strict=False)}})
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        for (_, row), point in zip(lines[1:], moved, strict=True):
+            values = dict(zip(places, point, strict=False))
+            writer.writerow([f"{values[k]:.6f}" if k in values else field for k, field in enumerate(row)])
         return stream.getvalue()
 
     return PointFile(points, render)
@@ -109,7 +124,8 @@ def _read_fcsv(text: str) -> PointFile:
     sign = _sign({"0": "RAS", "1": "LPS"}.get(system, system))
     where = [index for index, line in enumerate(lines) if line.strip() and not line.startswith("#")]
     fields = [lines[index].split(",") for index in where]
-    points = np.array([[float(value) for value in row[1:4]] for row in fields]).reshape(-1, 3) * sign
+    found = [_coordinates(row[1:4], f"line {index + 1}") for index, row in zip(where, fields, strict=True)]
+    points = np.array(found).reshape(-1, 3) * sign
 
     def render(moved: Points) -> str:
         result = list(lines)
@@ -121,16 +137,28 @@ def _read_fcsv(text: str) -> PointFile:
 
 
 def _read_markups(text: str) -> PointFile:
-    content = json.loads(text)
-    signs, placed = [], []
-    for markup in content["markups"]:
-        if markup["type"] not in _FROM_CONTROL_POINTS:
-            raise ValueError(f"a markup of the type {markup['type']} is more than its control points")
-        for point in markup["controlPoints"]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"line {error.lineno}: no JSON. Save the markups again from 3D Slicer.") from error
+    signs, placed, found = [], [], []
+    for number, markup in enumerate(_entries(content, "markups", "the file"), start=1):
+        name = f"markup {number}"
+        kind = markup.get("type")
+        if kind not in _FROM_CONTROL_POINTS:
+            raise InputError(
+                f"{name} is of the type {kind}. Expected {', '.join(_FROM_CONTROL_POINTS)}, which consist of points "
+                "alone. Save such markups only."
+            )
+        units = markup.get("coordinateUnits", "mm")  # or [code, coding scheme, meaning]
+        if (units[:1] if isinstance(units, list) else [units]) != ["mm"]:
+            raise InputError(f"{name}: expected coordinateUnits mm, found {units}. Save it in millimetres.")
+        for place, point in enumerate(_entries(markup, "controlPoints", name), start=1):
             if point.get("positionStatus", "defined") == "defined":
+                where = f"{name}, point {place} ('{point.get('label', '')}')"
+                found.append(_coordinates(point.get("position"), where))
                 placed.append(point)
                 signs.append(_sign(markup.get("coordinateSystem", "LPS")))
-    points = np.array([[float(value) for value in point["position"]] for point in placed]).reshape(-1, 3)
 
     def render(moved: Points) -> str:
         for point, position, sign in zip(placed, moved, signs, strict=True):
@@ -140,11 +168,32 @@ def _read_markups(text: str) -> PointFile:
             markup.pop("measurements", None)  # lengths and angles of the points that were read
         return json.dumps(result, indent=2) + "\n"
 
-    return PointFile(points * np.array(signs).reshape(-1, 3), render)
+    return PointFile(np.array(found).reshape(-1, 3) * np.array(signs).reshape(-1, 3), render)
+
+
+def _entries(parent: Any, key: str, name: str) -> list[dict[str, Any]]:
+    """A list of JSON objects."""
+    entries = parent.get(key) if isinstance(parent, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise InputError(f"{name} lacks the list {key}. Expected markups as 3D Slicer saves them. Save them again.")
+    return entries
+
+
+def _coordinates(values: Any, where: str, count: int = 3) -> list[float]:
+    """The coordinates of one point, finite numbers."""
+    entries = values if isinstance(values, list) else []
+    try:
+        numbers = [float(entry) for entry in entries]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        found = ", ".join(map(str, entries)) or "none"
+        raise InputError(f"{where}: expected coordinates, {count} finite numbers, found {found}. Correct them.")
+    return numbers
 
 
 def _sign(system: str) -> npt.NDArray[np.float64]:
     """Factors from a coordinate system to LPS."""
     if system not in ("LPS", "RAS"):
-        raise ValueError(f"its coordinate system is {system}")
+        raise InputError(f"expected the coordinate system LPS or RAS, found {system}. Save the points again.")
     return _FLIP if system == "RAS" else np.ones(3)

@@ -39,11 +39,10 @@ def population(
     groups: str | Path = "",
     to: str | Path = "",
 ) -> None:
-    r"""Describe the shapes of a cohort, from the registrations of an inference run.
+    """Describe the shapes of a cohort, from the registrations of an inference run.
 
     Writes into TO:
 
-    \b
     volumes.csv                     volume of each label and case in mm3 (2D: area in mm2)
     mean/                           mean shape: label map and a surface per label
     modes.csv, scores.csv           deviation in mm and explained variance of each mode; scores of the cases in SD
@@ -61,7 +60,8 @@ def population(
         modes: number of modes.
         size: size is part of the shape, beside position and orientation, which never are.
         groups: CSV file with the columns case and group, two groups: compared by Welch's t-test in local volumes,
-            volumes and scores, with the false discovery rate controlled.
+            volumes and scores, with the false discovery rate controlled. Differences are second group less first, in
+            alphabetical order of their names.
         to: folder to write to; default OUTPUT_DIR/population.
 
     Raises:
@@ -70,6 +70,9 @@ def population(
     run = Run.open(output_dir)
     chosen = run.choose(cases)
     check_count(chosen, 3, "population")
+    repeated = [case for case in dict.fromkeys(chosen) if chosen.count(case) > 1]
+    if repeated:
+        raise InputError(f"cases: expected each case once, found '{repeated[0]}' again. Name it once.")
     if isinstance(modes, bool) or not isinstance(modes, int) or modes < 1:
         raise InputError(f"modes: expected a positive number, found {modes!r}.")
     group_places = read_groups(groups, chosen) if groups else {}
@@ -77,13 +80,14 @@ def population(
     transforms = Transform.cat([run.registration(case).transform for case in chosen])
     probabilities = torch.from_numpy(np.ascontiguousarray(run.probabilities()))
 
+    surfaces = atlas_surfaces(run)
     volumes = label_volumes(run, chosen)
-    write_csv([{"case": case, **row} for case, row in zip(chosen, volumes, strict=True)], folder / "volumes.csv")
     result = shape_modes(transforms, 1 - probabilities[0], modes, size)
     if not len(result.deviations):
         raise InputError(f"{run.folder}: all {len(chosen)} cases have the same shape. Choose cases that differ.")
+    write_csv([{"case": case, **row} for case, row in zip(chosen, volumes, strict=True)], folder / "volumes.csv")
     _write_tables(result, chosen, folder)
-    _write_shapes(run, result, probabilities, folder)
+    _write_shapes(result, surfaces, [0, *run.label_values()], probabilities, folder)
     draw_modes(result, probabilities, run.label_names(), run.unit, folder / "modes.png")
     maps = _write_jacobians(run, chosen, folder / "jacobian")
     if groups:
@@ -120,12 +124,12 @@ def log_jacobian(registration: Registration) -> Array:
 
 def _write_tables(result: ShapeModes, cases: list[str], folder: Path) -> None:
     rows = [
-        {"mode": k + 1, "deviation_mm": d, "explained_variance": e, "cumulative": c}
+        {"mode": k + 1, "deviation_mm": _rounded(d), "explained_variance": _rounded(e), "cumulative": _rounded(c)}
         for k, (d, e, c) in enumerate(
             zip(result.deviations, result.explained, np.cumsum(result.explained), strict=True)
         )
     ]
-    write_csv([{key: _rounded(value) for key, value in row.items()} for row in rows], folder / "modes.csv")
+    write_csv(rows, folder / "modes.csv")
     scores = [
         {"case": case, **{f"mode {k + 1}": _rounded(value) for k, value in enumerate(row)}}
         for case, row in zip(cases, result.scores, strict=True)
@@ -137,14 +141,14 @@ def _rounded(value: float) -> float:
     return round(float(value), 6)
 
 
-def _write_shapes(run: Run, result: ShapeModes, probabilities: torch.Tensor, folder: Path) -> None:
-    """The mean shape, and the surfaces and velocities of the modes."""
+def _write_shapes(
+    result: ShapeModes, surfaces: dict[str, Surface], values: list[int], probabilities: torch.Tensor, folder: Path
+) -> None:
+    """The mean shape, and the surfaces and velocities of the modes; ``values`` are those of the labels in files."""
     transform = result.mean
     affine = atlas_grid_affine(transform.shape, transform.spacing)
-    values = [0, *run.label_values()]
     mean_labels = warp(probabilities[None], transform.atlas_to_subject())[0].argmax(dim=0).numpy()
     write_labelmap(mean_labels, affine, values, folder / "mean" / "mean_labelmap.nii.gz")
-    surfaces = atlas_surfaces(run)
     _write_moved(surfaces, transform, folder / "mean", "mean")
     half = transform.velocity.shape[2:]
     steps = [s * (n - 1) / (m - 1) for s, n, m in zip(transform.spacing, transform.shape, half, strict=True)]
@@ -195,7 +199,7 @@ def _compare(
             "measure": name,
             f"mean {first}": _rounded(values[groups[first]].mean()),
             f"mean {second}": _rounded(values[groups[second]].mean()),
-            "difference": _rounded(table.difference[i]),
+            f"difference ({second} - {first})": _rounded(table.difference[i]),
             "p": float(table.p[i]),
             "p_fdr": float(table.adjusted[i]),
         }
@@ -203,8 +207,6 @@ def _compare(
     ]
     write_csv(rows, folder / "groups.csv")
     anatomy = (probabilities[0] < 0.5).numpy()
-    if not anatomy.any():
-        raise InputError(f"{run.atlas_file('probabilities')}: the atlas holds no label. Train it longer.")
     found = compare_groups(maps[:, anatomy], groups)
     spacing = run.registration(run.cases[0]).transform.spacing
     affine = atlas_grid_affine(maps.shape[1:], spacing)

@@ -9,18 +9,20 @@ Subject to subject goes through the atlas, ``(y_j ∘ Φ_j) ∘ Φ_i⁻¹`` (Atl
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from monai.data import MetaTensor
 from scipy.ndimage import map_coordinates
+from scipy.optimize import linprog
 
 from ..errors import InputError
 from ..io.loading import read_volume
 from ..io.outputs import write_image, write_labelmap
 from .points import POINT_SUFFIXES, read_points
-from .run import ATLAS, Run
+from .run import ATLAS, Run, counted
 from .surfaces import MESH_SUFFIXES, read_surface, write_surface
 
 __all__ = ["move_points", "propagate", "resample"]
@@ -50,28 +52,32 @@ def propagate(
         path: file to propagate, in the space of the source.
         source: "atlas", or the name of a case.
         target: "atlas", the name of a case, several names with commas between them, or "all" (every case).
-        labels: an image is a label map (its labels are interpolated one by one); --labels=False for grey values.
+        labels: an image is a label map (its labels are interpolated one by one); --labels false for grey values.
         to: folder to write to; default OUTPUT_DIR/propagated.
 
     Raises:
-        InputError: an unknown case or format, points outside of the source, or a file that cannot be read or written.
+        InputError: an unknown case or format, content outside of the source, or a file that cannot be read or written.
     """
     run = Run.open(output_dir)
-    source = ATLAS if source == ATLAS else run.choose(source)[0]
-    targets = [ATLAS] if target == ATLAS else [name for name in run.choose(target) if name != source]
+    sources = run.choose(source, atlas=True)
+    if len(sources) != 1:
+        raise InputError(f"source: expected {ATLAS} or the name of one case, found {len(sources)}. Choose one.")
+    source = sources[0]
+    targets = [name for name in dict.fromkeys(run.choose(target, atlas=True)) if name != source or target != "all"]
     if not targets or source in targets:
         raise InputError(f"source and target are both '{source}': nothing to propagate. Choose another target.")
     suffix = _suffix_of(path)
-    for name in targets:
-        stem = Path(path).name[: -len(suffix)]
-        base = Path(to or run.folder / "propagated") / name / f"{stem}_{source}_to_{name}"
-        if suffix in POINT_SUFFIXES:
-            _propagate_points(run, path, source, name, Path(f"{base}{suffix}"))
-        elif suffix in MESH_SUFFIXES:
-            _propagate_mesh(run, path, source, name, Path(f"{base}{suffix}"))
-        else:
-            _propagate_image(run, path, source, name, base, labels)
-    logger.info("%s taken from %s to %d spaces, in %s", path, source, len(targets), to or run.folder / "propagated")
+    run.check([source, *targets], grids=suffix in IMAGE_SUFFIXES)
+    folder = Path(to or run.folder / "propagated")
+    stem = Path(path).name[: -len(suffix)]
+    results = {name: folder / name / f"{stem}_{source}_to_{name}{suffix}" for name in targets}
+    if suffix in POINT_SUFFIXES:
+        _propagate_points(run, path, source, results)
+    elif suffix in MESH_SUFFIXES:
+        _propagate_mesh(run, path, source, results)
+    else:
+        _propagate_image(run, path, source, results, labels)
+    logger.info("%s taken from %s to %s, in %s", path, source, counted(len(targets), "space"), folder)
 
 
 def move_points(run: Run, points: Points, source: str, target: str) -> Points:
@@ -110,16 +116,16 @@ def resample(run: Run, image: MetaTensor, source: str, target: str, labels: bool
     there = move_points(run, here, target, source)
     places = _to_voxels(there, image, dim).T
     content = image[0].numpy()
+    # As in ITK, an image reaches half a voxel beyond the centres of its outer voxels, and is constant there.
+    inside = ((places >= -0.5) & (places <= np.array(content.shape)[:, None] - 0.5)).all(axis=0)
     if labels:
         values = np.unique(content)
-        masks = [(content == value).astype(np.float32) for value in values]
-        # Beyond the image there is background alone.
-        outside = [float(value == 0) for value in values]
-        shares = [map_coordinates(m, places, order=1, cval=o) for m, o in zip(masks, outside, strict=True)]
+        masks = ((content == value).astype(np.float32) for value in values)
+        shares = [map_coordinates(mask, places, order=1, mode="nearest") for mask in masks]
         result = values[np.argmax(shares, axis=0)]
     else:
-        result = map_coordinates(content, places, order=1)
-    return np.asarray(result, dtype=np.float32).reshape(grid.shape[1:])
+        result = map_coordinates(content, places, order=1, mode="nearest")
+    return np.asarray(np.where(inside, result, 0), dtype=np.float32).reshape(grid.shape[1:])
 
 
 def _suffix_of(path: str | Path) -> str:
@@ -130,33 +136,39 @@ def _suffix_of(path: str | Path) -> str:
     return str(path)[-len(suffix) :].lower()
 
 
-def _propagate_points(run: Run, path: str | Path, source: str, target: str, result: Path) -> None:
-    content = read_points(path)
+def _propagate_points(run: Run, path: str | Path, source: str, results: Mapping[str, Path]) -> None:
+    content = read_points(path, run.dim)
     _check_inside(run, content.points, source, path)
-    content.write(move_points(run, content.points, source, target), result)
+    for target, result in results.items():
+        content.write(move_points(run, content.points, source, target), result)
 
 
-def _propagate_mesh(run: Run, path: str | Path, source: str, target: str, result: Path) -> None:
+def _propagate_mesh(run: Run, path: str | Path, source: str, results: Mapping[str, Path]) -> None:
     surface = read_surface(path)
     _check_inside(run, surface.points, source, path)
-    write_surface(surface.moved(move_points(run, surface.points, source, target), **surface.values), result)
+    for target, result in results.items():
+        write_surface(surface.moved(move_points(run, surface.points, source, target), **surface.values), result)
 
 
-def _propagate_image(run: Run, path: str | Path, source: str, target: str, base: Path, labels: bool) -> None:
+def _propagate_image(run: Run, path: str | Path, source: str, results: Mapping[str, Path], labels: bool) -> None:
     image = read_volume(path, run.dim)
     content = image[0].numpy()
     if labels and (content != content.round()).any():
-        raise InputError(f"{path}: expected a label map, found values that are no integers. Add --labels=False.")
-    voxels = resample(run, image, source, target, labels)
-    affine = run.grid(target).affine.numpy()
-    suffix = ".png" if str(path).lower().endswith(".png") and target != ATLAS else ".nii.gz"
-    if labels or suffix == ".png":
-        values = voxels.round().astype(int)
-        if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
-            raise InputError(f"{path}: expected labels from 0 to 65535, found others. Use other values.")
-        write_labelmap(values, affine, range(int(values.max()) + 1), Path(f"{base}{suffix}"))
-    else:
-        write_image(voxels, affine, Path(f"{base}{suffix}"))
+        raise InputError(f"{path}: expected a label map, found values that are no integers. Add --labels false.")
+    if labels and (content.min() < 0 or content.max() > np.iinfo(np.uint16).max):
+        raise InputError(f"{path}: expected labels from 0 to 65535, found others. Use other values.")
+    _check_overlap(run, image, source, path)
+    for target, result in results.items():
+        voxels = resample(run, image, source, target, labels)
+        affine = run.grid(target).affine.numpy()
+        suffix = _suffix_of(result)
+        png = suffix == ".png" and target != ATLAS
+        written = result.with_name(result.name.removesuffix(suffix) + (".png" if png else ".nii.gz"))
+        if labels or png:
+            values = voxels.round().astype(int)
+            write_labelmap(values, affine, range(int(values.max()) + 1), written)
+        else:
+            write_image(voxels, affine, written)
 
 
 def _check_inside(run: Run, points: Points, source: str, path: str | Path) -> None:
@@ -168,6 +180,25 @@ def _check_inside(run: Run, points: Points, source: str, path: str | Path) -> No
             f"{path}: {int(outside.sum())} of {len(points)} points lie outside of the region of '{source}' that the "
             f"model sees, the first at {first} (LPS, mm). Expected points in the space of '{source}'. Check the source "
             "and the coordinate system."
+        )
+
+
+def _check_overlap(run: Run, image: MetaTensor, source: str, path: str | Path) -> None:
+    """Refuse an image all of which lies outside of what the model sees: two boxes with no point in common."""
+    registration = run.registration(run.cases[0] if source == ATLAS else source)
+    region = registration.atlas_affine if source == ATLAS else registration.subject_affine
+    dim, affine = run.dim, image.affine.numpy()
+    sizes = [*image.shape[1:], *registration.transform.shape]
+    common = linprog(
+        np.zeros(2 * dim),
+        A_eq=np.hstack([affine[:dim, :dim], -region[:dim, :dim]]),
+        b_eq=region[:dim, dim] - affine[:dim, 3],
+        bounds=[(-0.5, size - 0.5) for size in sizes],
+    )
+    if not common.success:
+        raise InputError(
+            f"{path}: the image lies outside of the region of '{source}' that the model sees. Expected an image in the "
+            f"space of '{source}'. Check the source and the image's geometry."
         )
 
 

@@ -14,7 +14,6 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from monai.data import MetaTensor
-from nibabel.filebasedimages import ImageFileError
 
 from ..conventions import length_unit
 from ..errors import InputError
@@ -22,7 +21,7 @@ from ..io.loading import read_volume
 from ..io.registration import Registration, read_registration
 from ..io.results import result_file
 
-__all__ = ["ATLAS", "Run"]
+__all__ = ["ATLAS", "Run", "check_count", "counted"]
 
 ATLAS = "atlas"
 """Name of the atlas where a case could stand."""
@@ -59,11 +58,12 @@ class Run:
             )
         return cls(folder, tuple(cases))
 
-    def choose(self, names: str | Iterable[str]) -> list[str]:
+    def choose(self, names: str | Iterable[str], atlas: bool = False) -> list[str]:
         """The cases of a list, in its order; ``"all"`` for all of them.
 
         Args:
             names: names of cases, or one string with commas between them.
+            atlas: the atlas may be among them.
 
         Raises:
             InputError: a name that is no case of this run.
@@ -72,12 +72,28 @@ class Run:
             return list(self.cases)
         wanted = names.split(",") if isinstance(names, str) else [str(name) for name in names]
         wanted = [name.strip() for name in wanted if name.strip()]
-        unknown = [name for name in wanted if name not in self.cases]
+        unknown = [name for name in wanted if name not in self.cases and not (atlas and name == ATLAS)]
         if unknown or not wanted:
             shown = ", ".join(self.cases[:_SHOWN]) + (", …" if len(self.cases) > _SHOWN else "")
-            found = f"'{unknown[0]}'" if unknown else "no name"
-            raise InputError(f"{self.folder}: expected names of its {len(self.cases)} cases ({shown}), found {found}.")
+            known = f"names of its {counted(len(self.cases), 'case')} ({shown}){f' or {ATLAS}' if atlas else ''}"
+            raise InputError(f"{self.folder}: expected {known}, found {f'{unknown[0]!r}' if unknown else 'no name'}.")
         return wanted
+
+    def check(self, names: Iterable[str], grids: bool = False) -> None:
+        """Find out whether the files of cases can be read, before anything is written for the first of them.
+
+        Args:
+            names: cases; the atlas may be among them.
+            grids: also the label maps, besides the registrations.
+
+        Raises:
+            InputError: one cannot be read.
+        """
+        for name in dict.fromkeys(names):
+            if name != ATLAS:
+                self.registration(name)
+            if grids:
+                self.grid(name)
 
     def registration(self, case: str) -> Registration:
         """The registration of a case.
@@ -117,12 +133,12 @@ class Run:
             InputError: it cannot be read.
         """
         path = self.atlas_file("probabilities")
+        shape = self.registration(self.cases[0]).transform.shape
         try:
             voxels = np.asarray(nib.load(path).get_fdata(dtype=np.float32))
-        except (OSError, ValueError, ImageFileError) as error:
+            return np.moveaxis(voxels.reshape(*shape, -1), -1, 0)
+        except Exception as error:  # of a damaged file nibabel, gzip and zlib complain with an exception each
             raise InputError(f"{path}: the atlas cannot be read. Run inference again.") from error
-        shape = self.registration(self.cases[0]).transform.shape
-        return np.moveaxis(voxels.reshape(*shape, -1), -1, 0)
 
     def label_names(self) -> list[str]:
         """Names of the foreground labels in the order of the atlas's channels, fit for file names.
@@ -162,7 +178,15 @@ def check_count(cases: Sequence[str], least: int, purpose: str) -> None:
         InputError: there are fewer than ``least``.
     """
     if len(cases) < least:
-        raise InputError(f"{purpose} needs at least {least} cases, found {len(cases)}. Run inference on more.")
+        raise InputError(
+            f"{purpose} needs at least {counted(least, 'case')}, found {len(cases)}. Name more in --cases, or run "
+            "inference on more."
+        )
+
+
+def counted(number: int, noun: str) -> str:
+    """Number and noun, in the plural where that is right."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _own(path: Path) -> bool:

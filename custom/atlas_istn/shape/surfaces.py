@@ -14,11 +14,13 @@ import numpy.typing as npt
 from skimage.measure import find_contours, marching_cubes
 
 from ..errors import InputError
-from ..files import write_whole
+from ..files import muted, write_whole
 
 __all__ = ["MESH_SUFFIXES", "Surface", "label_surface", "read_surface", "write_surface"]
 
 MESH_SUFFIXES = (".vtp", ".ply", ".stl")
+_PLY_SIZES = {"short": 2, "ushort": 2, "int": 4, "uint": 4, "float": 4, "double": 8}
+_PLY_SIZES |= {"int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "float32": 4, "float64": 8}
 _SPACE = "SPACE=LPS"  # 3D Slicer looks for this in the header; LPS is also its default
 
 
@@ -110,14 +112,17 @@ def read_surface(path: str | Path) -> Surface:
 
     suffix = _mesh_suffix(path)
     if not Path(path).is_file():
-        raise InputError(f"{path}: no such file. Check the path.")
+        found = "is a folder" if Path(path).is_dir() else "no such file"
+        raise InputError(f"{path}: {found}. Expected the file of a mesh. Check the path.")
     reader = _reader(suffix)
-    errors: list[str] = []
+    errors = [] if suffix != ".ply" or _is_complete_ply(Path(path)) else ["truncated"]
     reader.AddObserver("ErrorEvent", lambda *_: errors.append("damaged"))
-    reader.SetFileName(str(path))
-    reader.Update()
+    if not errors:
+        reader.SetFileName(str(path))
+        with muted():
+            reader.Update()
     mesh = reader.GetOutput()
-    if errors or not mesh.GetNumberOfPoints():
+    if errors or not mesh.GetNumberOfPoints() or not _has_its_points(mesh):
         raise InputError(f"{path}: expected a surface with points, found none, or a damaged file. Export it again.")
     points = vtk_to_numpy(mesh.GetPoints().GetData()).astype(np.float64)
     if _is_ras(reader, mesh, suffix):
@@ -169,6 +174,34 @@ def _reader(suffix: str) -> Any:
     from vtkmodules.vtkIOGeometry import vtkSTLReader
 
     return vtkSTLReader()
+
+
+def _is_complete_ply(path: Path) -> bool:
+    """Whether a PLY file is as long as its header promises; of less VTK's reader makes up the rest, or crashes."""
+    head, _, body = path.read_bytes().partition(b"end_header")
+    lines = [line.split() for line in head.decode("latin-1").splitlines() if len(line.split()) >= 3]
+    if ["format", "ascii", "1.0"] in lines:
+        count = sum(int(words[2]) for words in lines if words[0] == "element" and words[2].isdigit())
+        return sum(bool(line.strip()) for line in body.splitlines()) >= count
+    least = count = 0
+    for words in lines:
+        if words[0] == "element" and words[2].isdigit():
+            count = int(words[2])
+        elif words[0] == "property":
+            sizes = [_PLY_SIZES.get(kind, 1) for kind in words[1:-1]]
+            # A list is its length and its entries: at least three vertices.
+            is_face = words[1] == "list" and words[-1].startswith("vert")
+            least += count * (sizes[1] + 3 * sizes[2] * is_face if words[1] == "list" else sizes[0])
+    return len(body) > least
+
+
+def _has_its_points(mesh: Any) -> bool:
+    """Whether all points exist that the cells of a mesh consist of."""
+    from vtkmodules.util.numpy_support import vtk_to_numpy
+
+    arrays = [cells.GetConnectivityArray() for cells in (mesh.GetPolys(), mesh.GetStrips(), mesh.GetLines())]
+    corners = np.concatenate([vtk_to_numpy(array) for array in arrays])
+    return not corners.size or bool(corners.min() >= 0 and corners.max() < mesh.GetNumberOfPoints())
 
 
 def _to_vtk(surface: Surface) -> Any:
