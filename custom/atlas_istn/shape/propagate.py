@@ -63,8 +63,8 @@ def propagate(
     if len(sources) != 1:
         raise InputError(f"source: expected {ATLAS} or the name of one case, found {len(sources)}. Choose one.")
     source = sources[0]
-    targets = [name for name in dict.fromkeys(run.choose(target, atlas=True)) if name != source or target != "all"]
-    if not targets or source in targets:
+    targets = [name for name in dict.fromkeys(run.choose(target, atlas=True)) if name != source]
+    if not targets:
         raise InputError(f"source and target are both '{source}': nothing to propagate. Choose another target.")
     suffix = _suffix_of(path)
     run.check([source, *targets], grids=suffix in IMAGE_SUFFIXES)
