@@ -144,6 +144,11 @@ def test_fixed_limits_hold_without_calibration(
     assert verdict.score == disagreement
 
 
+def test_a_result_without_the_topology_of_the_atlas_is_to_be_reviewed() -> None:
+    verdict = QualityCheck()({"disagreement": 0.1}, topology_kept=False)
+    assert (verdict.flag, verdict.reasons) == ("review", ["the topology is not the atlas's"])
+
+
 def test_outliers_hardly_move_the_population() -> None:
     cases = usual_cases()
     spoiled = [*cases[4:], *[{**case, "misfit": 100.0} for case in cases[:4]]]

@@ -182,7 +182,8 @@ class CaseWriter:
         report["warnings"] = warnings
         if self.quality and "measures" in output:
             empty = sum(shape["components"] == 0 for shape in topology.values())
-            verdict = self.quality(output["measures"], report["folded_fraction"], empty)
+            kept = report.get("topology_kept", True)
+            verdict = self.quality(output["measures"], report["folded_fraction"], empty, kept)
             report |= {"quality": verdict.flag, "quality_score": verdict.score, "quality_reasons": verdict.reasons}
         report["labels"] = {self.label_names[index]: self.label_values[index] for index in labels}
         report["loss_curve"] = [float(f"{loss:.4g}") for loss in output.get("loss_curve", [])]

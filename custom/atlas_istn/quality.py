@@ -229,13 +229,16 @@ class QualityCheck:
             logger.warning("%s belongs to another model and is not used: run calibrate again", path)
             self.population = None
 
-    def __call__(self, measures: Mapping[str, Any], folded_fraction: float = 0.0, empty: int = 0) -> Quality:
+    def __call__(
+        self, measures: Mapping[str, Any], folded_fraction: float = 0.0, empty: int = 0, topology_kept: bool = True
+    ) -> Quality:
         """Judge one case.
 
         Args:
             measures: of `measure_cases`, without the batch.
             folded_fraction: share of voxels in which the transform folds.
             empty: number of labels of the refined result without a voxel.
+            topology_kept: whether the refined result has the atlas's topology.
         """
         reasons, failed = [], bool(empty)
         if empty:
@@ -246,6 +249,8 @@ class QualityCheck:
             failed |= disagreement > FAIL_DISAGREEMENT
         if folded_fraction > 0:
             reasons.append(f"{folded_fraction:.2%} of the transform folds")
+        if not topology_kept:
+            reasons.append("the topology is not the atlas's")
         scores = self.population.z_scores(measures) if self.population else {}
         unusual = sorted(((z, name) for name, z in scores.items() if z > REVIEW_Z), reverse=True)
         reasons += [f"{REASONS[name]} (z = {z:.1f})" for z, name in unusual]
