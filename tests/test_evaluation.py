@@ -240,7 +240,7 @@ def test_no_temporary_file_stays_behind(tmp_path: Path) -> None:
 
 def test_unwritable_output_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(InputError, match="Expected a folder that may be written to"):
+    with pytest.raises(InputError, match=r"cannot be written .* Expected a place that may be written to"):
         _evaluation().write(tmp_path / "file")
 
 

@@ -8,14 +8,17 @@ import csv
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
+import torch
 from monai.data import MetaTensor
+from tqdm import tqdm
 
 from .. import __version__
 from ..conventions import LABEL_COLOURS, RESULT_COLOURS, RESULTS, length_unit
@@ -151,9 +154,11 @@ def write_report(
     metrics = _metrics(output / "metrics.csv")
     atlas = _Atlas(output / "atlas")
     units = Units.of(atlas.dim, (result_file(folder, FILES["refine"]) for folder in folders))
-    pages = [
-        _page(folder, atlas, units, sources.get(folder.name, {}), metrics.get(folder.name, {})) for folder in folders
-    ]
+    with _one_thread():
+        pages = [
+            _page(folder, atlas, units, sources.get(folder.name, {}), metrics.get(folder.name, {}))
+            for folder in tqdm(folders, desc="report", unit="case")
+        ]
     pages.sort(key=lambda page: page.rank)
     loader = jinja2.PackageLoader("atlas_istn", "report")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -187,6 +192,17 @@ def write_report(
     missing = len(names) - len(sources) if dataset_dir else 0
     without = f" ({missing} without an image in {dataset_dir})" if missing else ""
     sys.stdout.write(f"{target}: {len(pages)} cases{without}, {target.stat().st_size / 2**20:.1f} MB\n")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A plane is too little to share: PyTorch's threads would spend longer waiting for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Atlas:
