@@ -149,6 +149,13 @@ def test_the_atlas_is_watched_during_the_training(tmp_path: Path, caplog: pytest
     assert "1 defects ({'core': [1, 0, 0], 'shell': [1, 0, 0]" in said[0]
 
 
+@pytest.mark.parametrize("declared", [{1: [1, 0]}, {3: [1, 0, 0]}, {1: [1, 0, 1]}, {"adjacent": [[1, 7]]}])
+def test_a_declaration_that_makes_no_sense_is_refused_before_the_training(tmp_path: Path, declared: dict) -> None:
+    network = AtlasISTN(nn.Identity(), None, (8, 8), 3, in_channels=3)
+    with pytest.raises(InputError, match="topology: "):
+        AtlasTopology(network, str(tmp_path / "model.pt"), [], declared)
+
+
 def test_without_a_model_there_is_nothing_to_check(tmp_path: Path) -> None:
     network = AtlasISTN(nn.Identity(), None, (8, 8), 3, in_channels=3)
     AtlasTopology(network, str(tmp_path / "model.pt"), [])()

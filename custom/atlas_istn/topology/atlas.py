@@ -157,6 +157,9 @@ class AtlasTopology:
         declared: what the atlas should have instead, as for `Signature.declare`.
         label_names: class index → name, background included.
         interval: epochs between two looks at the atlas during the training; 0 for none.
+
+    Raises:
+        InputError: what is declared makes no sense.
     """
 
     def __init__(
@@ -174,6 +177,7 @@ class AtlasTopology:
         self.declared = declared or {}
         self.label_names = {int(index): name for index, name in (label_names or {}).items()}
         self.interval = interval
+        _declared(Signature({}, frozenset()), self.declared, network.atlas_labels[0])  # no mistake waits for the end
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer; the first rank works."""
