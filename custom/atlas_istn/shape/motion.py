@@ -23,7 +23,7 @@ from .pictures import Panel, draw_curves
 from .population import label_volumes
 from .run import Run, check_count
 
-__all__ = ["deformation_gradient", "motion", "principal_strains"]
+__all__ = ["deformation_gradient", "motion", "principal_strains", "world_gradient"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +60,14 @@ def motion(output_dir: str | Path, cases: str | tuple[str, ...] = "all", to: str
     folder = Path(to or run.folder / "motion")
     run.check(frames)
     reference = run.registration(frames[0])
-    tissue = np.abs(np.linalg.det(_world_gradient(reference)))
+    rest = world_gradient(reference)
+    tissue = np.abs(np.linalg.det(rest))
     classes = run.probabilities().argmax(axis=0)
     names = run.label_names()
     volumes = label_volumes(run, frames)
     rows: list[dict[str, Any]] = []
     for frame, volume in zip(frames, volumes, strict=True):
-        gradient = deformation_gradient(reference, run.registration(frame))
+        gradient = deformation_gradient(rest, world_gradient(run.registration(frame)))
         strains = principal_strains(gradient)
         maps = {
             "strain_max": strains[..., -1],
@@ -97,17 +98,14 @@ def motion(output_dir: str | Path, cases: str | tuple[str, ...] = "all", to: str
     logger.info("%d frames in %s", len(frames), folder)
 
 
-def deformation_gradient(reference: Registration, frame: Registration) -> Array:
-    """``F = ∂X_t/∂X_0`` at each point of the atlas.
+def deformation_gradient(rest: Array, moved: Array) -> Array:
+    """``F = ∂X_t/∂X_0`` at each point of the atlas, in millimetres per millimetre of RAS world, ``[*shape, dim, dim]``.
 
     Args:
-        reference: of the frame at rest.
-        frame: of frame t; over the same atlas.
-
-    Returns:
-        ``[*shape, dim, dim]``, in millimetres per millimetre of RAS world.
+        rest: `world_gradient` of the frame at rest.
+        moved: that of frame t; over the same atlas.
     """
-    return np.asarray(_world_gradient(frame) @ np.linalg.inv(_world_gradient(reference)))
+    return np.asarray(moved @ np.linalg.inv(rest))
 
 
 def principal_strains(gradient: Array) -> Array:
@@ -123,7 +121,7 @@ def principal_strains(gradient: Array) -> Array:
     return np.asarray(np.linalg.eigvalsh(strain))
 
 
-def _world_gradient(registration: Registration) -> Array:
+def world_gradient(registration: Registration) -> Array:
     """``∂X/∂p`` of the subject's world by the atlas's voxels, ``[*shape, dim, dim]``."""
     dim = registration.dim
     displacement = registration.transform.subject_to_atlas()
