@@ -131,6 +131,11 @@ def test_without_results_the_message_says_what_to_do(letter_run):
         draw_results(letter_run / "data", letter_run / "elsewhere", "test", letter_run / "figure.png")
 
 
+def test_a_picture_in_an_unknown_format_is_refused(letter_run):
+    with pytest.raises(InputError, match=r"f\.xyz: expected a name that ends in \.png or \.pdf or \.svg"):
+        draw_results(letter_run / "data", letter_run / "out", "test", letter_run / "f.xyz")
+
+
 def test_a_missing_atlas_is_named(letter_run):
     (letter_run / "out" / "atlas" / "atlas_image.nii.gz").unlink()
     with pytest.raises(InputError, match="atlas cannot be read"):

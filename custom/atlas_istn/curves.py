@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .conventions import RESULT_COLOURS, RESULTS
+from .conventions import RESULT_COLOURS, RESULTS, check_picture
 from .errors import InputError
 from .files import write_whole
 
@@ -19,7 +19,6 @@ __all__ = ["draw_curves", "read_curves"]
 
 Curve = dict[int, float]  # epoch → value
 
-SUFFIXES = (".png", ".pdf", ".svg")
 STYLES = {
     "segmentation": ("segmentation", "#1f77b4"),
     "a2s": ("atlas to subject", "#8352c9"),
@@ -43,9 +42,7 @@ def draw_curves(output_dir: str | Path, path: str | Path = "") -> Path:
     Raises:
         InputError: the folder holds no logged training, or the picture has another suffix or cannot be written.
     """
-    target = Path(path) if path else Path(output_dir) / "curves.png"
-    if target.suffix.lower() not in SUFFIXES:
-        raise InputError(f"path {target}: expected a name that ends in {' or '.join(SUFFIXES)}. Choose one of them.")
+    target = check_picture(Path(path) if path else Path(output_dir) / "curves.png")
     curves = read_curves(Path(output_dir) / "tensorboard")
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     losses, scores = figure.subplots(1, 2)

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from monai.data import MetaTensor
 
+from .conventions import check_picture
 from .errors import InputError
 from .files import write_whole
 from .io.results import find_labelled_cases, read_atlas_to_subject, read_oriented, result_file
@@ -97,9 +98,11 @@ def draw_results(
             and after training.
 
     Raises:
-        InputError: there are no results in the folder, or a file cannot be read or written.
+        InputError: there are no results in the folder, the picture has another suffix, or a file cannot be read or
+            written.
     """
     output = Path(output_dir)
+    picture = check_picture(Path(path) if path else output / "figure.png")
     listed = find_labelled_cases(Path(dataset_dir), data_list)
     done = [case for case in listed if (output / case["case"]).is_dir()][:cases]
     if not done or cases < 1:
@@ -117,7 +120,7 @@ def draw_results(
     for row, case in zip(rows[1:], done, strict=True):
         values |= _draw_case(row, case, output / case["case"], dim=next(iter(atlas.values())).ndim)
     _draw_legend(rows[0][-1], sorted(values))
-    write_whole(path or output / "figure.png", lambda part: figure.savefig(part, dpi=100))
+    write_whole(picture, lambda part: figure.savefig(part, dpi=100))
 
 
 def _atlas(folder: Path, initial: str | Path) -> dict[str, Plane]:
