@@ -20,7 +20,7 @@ import torch
 from monai.metrics import compute_dice
 from scipy.ndimage import gaussian_filter
 from skimage.measure import perimeter
-from topology import draw_shape
+from topology import FixedStart, draw_shape
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,13 +40,6 @@ RULES: dict[str, dict[str, Any]] = {
     "unbiased, sharpening 0.1": {"shape": "unbiased", "sharpening": 0.1},
     "unbiased, sharpening 0.3": {"shape": "unbiased", "sharpening": 0.3},
 }
-
-
-class _NoMotion(nn.Module):
-    """Stands for an STN: every registration starts at the identity."""
-
-    def forward(self, pair: Tensor) -> tuple[Tensor, Tensor]:
-        return pair.new_zeros(len(pair), 2, *HALF), pair.new_zeros(len(pair), 5)
 
 
 def _letters(cases: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -96,7 +89,7 @@ def main() -> None:
     print(f"{'rule':28}{columns[0]:>14}{columns[1]:>12}{columns[2]:>12}{columns[3]:>14}{columns[4]:>10}")
     print(_row("the first case", cases[:1], mean, 0.0))
     for name, rule in RULES.items():
-        network = AtlasISTN(nn.Conv2d(1, 2, 1), _NoMotion(), SIZE, 2)
+        network = AtlasISTN(nn.Conv2d(1, 2, 1), FixedStart(torch.zeros(1, 2, *HALF), 5), SIZE, 2)
         network.atlas_labels.copy_(cases[:1])
         loader = [{"image": cases[:, 1:], "label": cases}]
         builder = AtlasBuilder(network, loader, **rule)  # type: ignore[arg-type]

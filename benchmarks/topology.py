@@ -29,7 +29,7 @@ from atlas_istn.topology import Signature
 from atlas_istn.topology.inferer import TopologyInferer, atlas_signature
 from atlas_istn.topology.transforms import PreserveTopologyd, RecordTopologyd
 
-__all__ = ["SHAPES", "Outcome", "draw_shape", "main", "stress"]
+__all__ = ["SHAPES", "FixedStart", "Outcome", "draw_shape", "main", "stress"]
 
 SHAPES = ("letter", "ring", "shell", "chambers")
 
@@ -44,15 +44,17 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-class _FixedStart(nn.Module):
+class FixedStart(nn.Module):
     """Stands for an STN: the same velocity whatever it is shown."""
 
     def __init__(self, velocity: Tensor, parameters: int) -> None:
         super().__init__()
         self.velocity, self.parameters_ = velocity, torch.zeros(1, parameters)
 
-    def forward(self, _: Tensor) -> tuple[Tensor, Tensor]:
-        return self.velocity, self.parameters_
+    def forward(self, pair: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity ``[B, dim, *half]`` and affine parameters ``[B, P]``, these zero, for a batch."""
+        batch = len(pair)
+        return self.velocity.expand(batch, *self.velocity.shape[1:]), self.parameters_.expand(batch, -1)
 
 
 def draw_shape(shape: str, size: tuple[int, ...]) -> np.ndarray:
@@ -97,7 +99,7 @@ def stress(shape: str, dim: int, amplitude: float, coarseness: float, seed: int)
     half = tuple(n // 2 for n in size)
     labelmap = torch.from_numpy(draw_shape(shape, size))
     channels = functional.one_hot(labelmap).movedim(-1, 0).numpy().astype(np.float32)
-    start = _FixedStart(_field(half, amplitude, random), 5 if dim == 2 else 9)
+    start = FixedStart(_field(half, amplitude, random), 5 if dim == 2 else 9)
     network = AtlasISTN(nn.Identity(), start, size, len(channels), in_channels=len(channels))
     network.atlas_labels.copy_(torch.from_numpy(gaussian_filter(channels, (0, *[0.5] * dim)))[None])
     truth = network.transform(_field(half, amplitude, random), start.parameters_)

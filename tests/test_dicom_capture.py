@@ -17,11 +17,13 @@ from matplotlib.colors import to_rgb
 from monai.data import MetaTensor
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
+from atlas_istn.conventions import RESULTS
 from atlas_istn.errors import InputError
-from atlas_istn.figures import COLOURS, RESULTS
+from atlas_istn.figures import COLOURS
 from atlas_istn.io.dicom_capture import draw_page, page_text, write_dicom_capture
 from atlas_istn.io.loading import read_volume
 from atlas_istn.io.outputs import write_json, write_labelmap
+from atlas_istn.io.results import FILES
 
 SHAPE = (12, 12, 12)
 REPORT: dict[str, Any] = {
@@ -77,7 +79,7 @@ def case(tmp_path: Path, write_series: Callable[..., np.ndarray]) -> Callable[..
         volume = read_volume(series, 3)
         labels = np.zeros(SHAPE, dtype=int)
         labels[volume[0].numpy() > 500] = 1
-        for ending in RESULTS:
+        for ending in FILES.values():
             write_labelmap(labels, np.asarray(volume.affine), [0, 1, 2], results / f"results_{ending}.nii.gz")
         write_json(REPORT, results / "results.json")
         return series, results

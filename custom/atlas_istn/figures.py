@@ -18,17 +18,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from monai.data import MetaTensor
 
-from .conventions import check_picture
+from .conventions import RESULTS, check_picture
 from .errors import InputError
 from .files import write_whole
-from .io.results import find_labelled_cases, read_atlas_to_subject, read_oriented, result_file
+from .io.results import FILES, find_labelled_cases, read_atlas_to_subject, read_oriented, result_file
 
 __all__ = ["draw_results"]
 
 Plane = npt.NDArray[Any]  # [X, Y]: what is shown, x to the right
 
-RESULTS = {"itn": "ITN", "one_pass": "1-pass", "seg": "refined"}
-"""Ending of a result's file name → its title."""
 COLOURS = ("#ff4d4d", "#40c4ff", "#00e676", "#ffd740", "#ea80fc", "#ff9e40")
 TRUTH = {"colors": "white", "linestyles": "dashed", "linewidths": 0.8}
 GRID_LINES = 16  # of the deformed grid, over the extent of the atlas
@@ -150,7 +148,7 @@ def _draw_atlas(row: Sequence[Axes], atlas: Mapping[str, Plane]) -> None:
 def _draw_case(row: Sequence[Axes], case: Mapping[str, str], folder: Path, dim: int) -> set[int]:
     """Draw one case; returns the label values that occur."""
     image = read_oriented(case["image"], dim)
-    results = {title: read_oriented(result_file(folder, ending), dim) for ending, title in RESULTS.items()}
+    results = {title: read_oriented(result_file(folder, FILES[name]), dim) for name, title in RESULTS.items()}
     truth = read_oriented(case["label"], dim) if "label" in case else None
     view = _View.of(image, results["refined"] if truth is None else truth)
     for axes in row:

@@ -28,11 +28,13 @@ from monai.transforms import Orientation
 from pydicom.uid import ExplicitVRLittleEndian
 
 from .. import __version__
+from ..conventions import RESULTS
 from ..errors import InputError
-from ..figures import COLOURS, RESULTS
+from ..figures import COLOURS
 from ..files import write_whole
 from .dicom import series_slices
 from .loading import read_volume
+from .results import FILES
 
 __all__ = ["draw_page", "page_text", "write_dicom_capture"]
 
@@ -72,7 +74,7 @@ def write_dicom_capture(
     folder = Path(case_dir)
     slices = series_slices(series_dir)
     image, *maps = (
-        _lps(source) for source in (series_dir, *(folder / f"{folder.name}_{end}.nii.gz" for end in RESULTS))
+        _lps(source) for source in (series_dir, *(folder / f"{folder.name}_{FILES[name]}.nii.gz" for name in RESULTS))
     )
     report_path = folder / f"{folder.name}.json"
     try:

@@ -16,9 +16,10 @@ from ..files import muted
 from .cases import find_cases
 from .loading import read_volume
 
-__all__ = ["find_labelled_cases", "read_atlas_to_subject", "read_case_report", "read_oriented", "result_file"]
+__all__ = ["FILES", "find_labelled_cases", "read_atlas_to_subject", "read_case_report", "read_oriented", "result_file"]
 
-_ALWAYS = ("seg", "itn", "one_pass")
+FILES = {"itn": "itn", "one_pass": "one_pass", "refine": "seg"}
+"""Name of a result → ending of its file name."""
 
 
 def find_labelled_cases(dataset: Path, data_list: str) -> list[dict[str, str]]:
@@ -53,7 +54,7 @@ def result_file(folder: Path, ending: str) -> Path:
     """
     stem = f"{folder.name}_{ending}"
     found = sorted(folder.glob(f"{stem}.*"))
-    if not found and ending in _ALWAYS:
+    if not found and ending in FILES.values():
         raise InputError(
             f"{folder / stem}.*: no such file. Expected the label map that inference writes for each case (.nii.gz or "
             ".png). Run inference again."

@@ -25,7 +25,7 @@ from ..conventions import LABEL_COLOURS, RESULT_COLOURS, RESULTS, length_unit
 from ..errors import InputError
 from ..evaluation import read_metrics
 from ..files import write_whole
-from ..io.results import read_atlas_to_subject, read_case_report, read_oriented, result_file
+from ..io.results import FILES, read_atlas_to_subject, read_case_report, read_oriented, result_file
 from ..topology import labelmap_topology
 from . import drawing
 from .charts import CURVE, BoxPlot, Curve, box_plot, curve
@@ -34,8 +34,6 @@ from .sources import find_sources
 
 __all__ = ["write_report"]
 
-FILES = {"itn": "itn", "one_pass": "one_pass", "refine": "seg"}
-"""Name of a result → ending of its file name."""
 FLAGS = ("fail", "review", "ok", "unrated")
 
 

@@ -191,8 +191,9 @@ class AtlasTopology:
         """Say what is wrong with the atlas of the network."""
         labels = self.network.atlas_labels[0].cpu()
         defects = self.target(labels).defects(labels.argmax(dim=0).numpy())
-        wrong = _signature(labels).describe(self.label_names)["shapes"]
-        found = f"{defects} defects ({wrong})" if defects else "as it should be"
+        found = "as it should be"
+        if defects:
+            found = f"{defects} defects ({_signature(labels).describe(self.label_names)['shapes']})"
         logger.info("epoch %d: topology of the atlas: %s", engine.state.epoch, found)
 
     def __call__(self) -> None:
