@@ -20,14 +20,14 @@ import torch
 from monai.metrics import compute_dice
 from scipy.ndimage import gaussian_filter
 from skimage.measure import perimeter
-from topology import FixedStart, draw_shape
 from torch import Tensor, nn
 from torch.nn import functional
 
-from atlas_istn.atlas import AtlasBuilder
+from atlas_istn.inferers.refine import RefinementInferer
 from atlas_istn.networks import AtlasISTN
-from atlas_istn.refine import RefinementInferer
 from atlas_istn.spatial import Transform, compose_affine
+from atlas_istn.training.atlas_builder import AtlasBuilder
+from topology import FixedStart, draw_shape
 
 __all__ = ["main"]
 

@@ -29,11 +29,11 @@ from torch.nn.functional import one_hot
 from tqdm import tqdm
 
 from atlas_istn.data.degradations import KINDS, degrade
-from atlas_istn.files import write_whole
 from atlas_istn.io.cases import find_cases
+from atlas_istn.io.files import write_whole
 from atlas_istn.io.loading import read_volume
 from atlas_istn.io.outputs import write_csv
-from atlas_istn.quality import REASONS, QualityCheck, measure_cases
+from atlas_istn.workflow.quality import REASONS, QualityCheck, measure_cases
 
 __all__ = ["main"]
 

@@ -26,11 +26,11 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
+from atlas_istn.inferers.refine import RefinementInferer
 from atlas_istn.io.cases import find_cases
-from atlas_istn.losses import registration_terms
 from atlas_istn.networks import AtlasISTN, SpatialTransformerNetwork, UNet
-from atlas_istn.refine import RefinementInferer
 from atlas_istn.spatial import Transform
+from atlas_istn.training.losses import registration_terms
 
 __all__ = ["main"]
 

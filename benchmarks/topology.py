@@ -24,10 +24,10 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional
 
+from atlas_istn.inferers.topology_guard import TopologyInferer, atlas_signature
 from atlas_istn.networks import AtlasISTN
 from atlas_istn.topology import Signature
-from atlas_istn.topology.inferer import TopologyInferer, atlas_signature
-from atlas_istn.topology.transforms import PreserveTopologyd, RecordTopologyd
+from atlas_istn.workflow.topology_transforms import PreserveTopologyd, RecordTopologyd
 
 __all__ = ["SHAPES", "FixedStart", "Outcome", "draw_shape", "main", "stress"]
 

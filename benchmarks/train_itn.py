@@ -25,7 +25,7 @@ from monai.utils import set_determinism
 from torch import nn
 from tqdm import tqdm
 
-from atlas_istn.files import write_whole
+from atlas_istn.io.files import write_whole
 
 CONFIGS = ("bundle/configs/train.yaml", "bundle/configs/data/hippocampus.yaml", "bundle/configs/variants/unet.yaml")
 SETTINGS: dict[str, Any] = {

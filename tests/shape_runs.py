@@ -16,9 +16,9 @@ import torch
 from monai.data import MetaTensor
 
 from atlas_istn.__main__ import main
-from atlas_istn.inference import CaseWriter
 from atlas_istn.networks import AtlasISTN, SpatialTransformerNetwork, UNet
 from atlas_istn.spatial import Transform
+from atlas_istn.workflow.cases import CaseWriter
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:

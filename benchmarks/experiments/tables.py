@@ -22,9 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from atlas_istn.comparison import Scores, common_scores, compare, paired_test, read_methods
-from atlas_istn.comparison.tables import HIGHER_IS_BETTER, method_rows
-from atlas_istn.files import write_whole
+from atlas_istn.evaluation.comparison import Scores, common_scores, compare, paired_test, read_methods
+from atlas_istn.evaluation.comparison.tables import HIGHER_IS_BETTER, method_rows
+from atlas_istn.io.files import write_whole
 from atlas_istn.io.outputs import write_json
 
 __all__ = ["keep_comparison", "write_tables"]

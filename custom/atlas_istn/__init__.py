@@ -4,4 +4,8 @@
 
 from __future__ import annotations
 
+from .models import legacy
+
 __version__ = "0.5.0"
+
+legacy.install()

@@ -23,20 +23,20 @@ from .errors import InputError, show_input_errors
 
 COMMANDS = {
     "letter_b": ("data.letter_b", "generate_letter_b", "generate the letter B data set"),
-    "curves": ("curves", "draw_curves", "draw the losses and the validation of a training"),
-    "atlas_evolution": ("evolution", "draw_evolution", "animate the atlas of a training run"),
-    "compare": ("comparison.command", "compare", "compare evaluated results: tables, tests and pictures"),
+    "curves": ("pictures.curves", "draw_curves", "draw the losses and the validation of a training"),
+    "atlas_evolution": ("training.evolution", "draw_evolution", "animate the atlas of a training run"),
+    "compare": ("evaluation.comparison.command", "compare", "compare evaluated results: tables, tests and pictures"),
     "degrade": ("data.degradations", "degrade_dataset", "degrade images as scanners and artefacts do"),
-    "topology": ("topology.atlas", "check_model", "print the topology of a model's atlas, and repair it"),
+    "topology": ("training.atlas_topology", "check_model", "print the topology of a model's atlas, and repair it"),
     "propagate": ("shape.propagate", "propagate", "take points, meshes or images between atlas and subjects"),
     "mesh": ("shape.mesh", "mesh", "make corresponding surfaces of the atlas and of every subject"),
     "population": ("shape.population", "population", "mean shape, modes of variation, volumes and groups of a cohort"),
     "motion": ("shape.motion", "motion", "strain and volumes of one subject over time"),
-    "figure": ("figures", "draw_results", "draw cases of an inference run and the atlas"),
+    "figure": ("pictures.figure", "draw_results", "draw cases of an inference run and the atlas"),
     "report": ("report", "write_report", "write an HTML report of an inference run"),
-    "onnx": ("export", "export_itn", "export the voxel-wise segmentation network to ONNX"),
-    "merge_itns": ("merge", "merge_itns", "put the ITNs of several models into one model"),
-    "pack": ("pack", "pack_bundle", "pack the bundle and the package into one zip file"),
+    "onnx": ("models.export", "export_itn", "export the voxel-wise segmentation network to ONNX"),
+    "merge_itns": ("models.merge", "merge_itns", "put the ITNs of several models into one model"),
+    "pack": ("models.pack", "pack_bundle", "pack the bundle and the package into one zip file"),
 }
 """Name → module, function and summary. Only the module of the command that is run is imported: some take seconds."""
 

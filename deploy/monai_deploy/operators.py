@@ -12,8 +12,8 @@ from monai.bundle import ConfigWorkflow
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 from series import Rules, select_series
 
-from atlas_istn.files import write_whole
-from atlas_istn.io.dicom_capture import write_dicom_capture
+from atlas_istn.io.files import write_whole
+from atlas_istn.workflow.dicom_page import write_dicom_capture
 
 __all__ = ["BundleInference", "SeriesSelector"]
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import write_whole
 from ..io.cases import find_cases
+from ..io.files import write_whole
 from ..io.loading import read_volume
 from ..io.outputs import write_image, write_json
 

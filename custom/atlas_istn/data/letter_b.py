@@ -25,7 +25,7 @@ from skimage.measure import label as connected_components
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import write_whole
+from ..io.files import write_whole
 
 __all__ = ["base_coordinates", "generate_letter_b"]
 

@@ -23,8 +23,8 @@ from pydicom.sr.coding import Code
 
 from .. import __version__
 from ..errors import InputError
-from ..files import write_whole
 from .dicom import series_slices
+from .files import write_whole
 
 __all__ = ["SegmentSpec", "segment_specs", "write_dicom_seg"]
 

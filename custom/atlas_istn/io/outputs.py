@@ -15,8 +15,8 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from ..files import write_whole
 from ..spatial import Transform
+from .files import write_whole
 from .itk_transforms import composite_transform, write_transform
 
 __all__ = [

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import write_whole
 from ..spatial import Transform, apply_affine, invert_affine, sample_displacement
+from .files import write_whole
 from .outputs import atlas_grid_affine
 
 __all__ = ["Registration", "map_points", "read_registration", "write_registration"]

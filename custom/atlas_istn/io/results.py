@@ -12,8 +12,8 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 
 from ..errors import InputError
-from ..files import muted
 from .cases import find_cases
+from .files import muted
 from .loading import read_volume
 
 __all__ = ["FILES", "find_labelled_cases", "read_atlas_to_subject", "read_case_report", "read_oriented", "result_file"]

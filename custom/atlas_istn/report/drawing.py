@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageColor
 from skimage.measure import approximate_polygon, find_contours
 
-from ..conventions import RESULT_COLOURS
+from ..pictures.conventions import RESULT_COLOURS
 from .planes import Picture, Plane
 
 __all__ = ["difference", "gradient", "grey", "grid", "local_volume", "outlines", "tinted", "uncertainty"]

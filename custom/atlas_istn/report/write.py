@@ -21,11 +21,11 @@ from monai.data import MetaTensor
 from tqdm import tqdm
 
 from .. import __version__
-from ..conventions import LABEL_COLOURS, RESULT_COLOURS, RESULTS, length_unit
 from ..errors import InputError
-from ..evaluation import read_metrics
-from ..files import write_whole
+from ..evaluation.scores import read_metrics
+from ..io.files import write_whole
 from ..io.results import FILES, read_atlas_to_subject, read_case_report, read_oriented, result_file
+from ..pictures.conventions import LABEL_COLOURS, RESULT_COLOURS, RESULTS, length_unit
 from ..topology import labelmap_topology
 from . import drawing
 from .charts import CURVE, BoxPlot, Curve, box_plot, curve

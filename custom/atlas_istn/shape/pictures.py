@@ -18,8 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 from torch import Tensor
 
-from ..conventions import LABEL_LINES
-from ..files import write_whole
+from ..io.files import write_whole
+from ..pictures.conventions import LABEL_LINES
 from ..spatial import warp
 from .modes import ShapeModes
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..files import write_whole
+from ..io.files import write_whole
 
 __all__ = ["POINT_SUFFIXES", "PointFile", "read_points"]
 

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from monai.data import MetaTensor
 
-from ..conventions import length_unit
 from ..errors import InputError
 from ..io.loading import read_volume
 from ..io.registration import Registration, read_registration
 from ..io.results import result_file
+from ..pictures.conventions import length_unit
 
 __all__ = ["ATLAS", "Run", "check_count", "counted"]
 

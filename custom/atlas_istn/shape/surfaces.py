@@ -14,7 +14,7 @@ import numpy.typing as npt
 from skimage.measure import find_contours, marching_cubes
 
 from ..errors import InputError
-from ..files import muted, write_whole
+from ..io.files import muted, write_whole
 
 __all__ = ["MESH_SUFFIXES", "Surface", "label_surface", "read_surface", "write_surface"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.measure import euler_number
 
-from atlas_istn.errors import InputError
+from ..errors import InputError
 
 __all__ = ["Topology", "label_topology", "labelmap_topology"]
 

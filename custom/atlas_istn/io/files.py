@@ -1,0 +1,75 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Writing files so that they appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import InputError
+
+__all__ = ["check_writable", "muted", "write_whole"]
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Make a folder where there is none, and find out whether files can be written into it.
+
+    Raises:
+        InputError: they cannot.
+    """
+    with _refusals_of(Path(folder)):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file, then put it in place: the file appears whole or not at all.
+
+    Args:
+        path: the file; its folder is made where it is missing, and an older file of this name is replaced.
+        write: called with the temporary path, which has the same suffix.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    target = Path(path)
+    part = target.with_name(f".{os.getpid()}.part.{target.name}")
+    with _refusals_of(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.touch()  # some writers say of a path that cannot be opened all but that
+            write(part)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _refusals_of(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{target}: cannot be written ({error.strerror or error}). Expected a place that may be written to and has "
+            "free space. Choose another path or free the space."
+        ) from error
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Keep off the terminal what the C++ libraries print of a file that they cannot read; the caller says it better."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)

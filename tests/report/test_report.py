@@ -1,0 +1,386 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The report of a synthetic run: what is drawn where, that nothing is loaded from elsewhere, and how it looks."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from PIL import Image
+
+from atlas_istn.errors import InputError
+from atlas_istn.evaluation.metrics import score_labelmap
+from atlas_istn.evaluation.scores import Evaluation
+from atlas_istn.io.itk_transforms import composite_transform
+from atlas_istn.io.outputs import (
+    atlas_grid_affine,
+    write_csv,
+    write_image,
+    write_json,
+    write_labelmap,
+    write_transforms,
+)
+from atlas_istn.report import write_report
+from atlas_istn.report.charts import CURVE, WIDTH, box_plot, curve
+from atlas_istn.report.drawing import (
+    ITN_ONLY,
+    OTHER_LABEL,
+    REFINED_ONLY,
+    VOLUME_COLOURS,
+    difference,
+    gradient,
+    local_volume,
+    outlines,
+)
+from atlas_istn.report.planes import atlas_coordinates, choose_planes
+from atlas_istn.report.write import Units
+from atlas_istn.spatial import Transform, affine_matrix
+from atlas_istn.topology import labelmap_topology
+
+SHAPES = {2: (40, 30), 3: (20, 24, 16)}
+CASES = {"fine": "ok", "odd": "review", "broken": "fail"}
+
+
+def labels_of(dim: int, cut: bool = False) -> np.ndarray:
+    """Two boxes side by side; the first is in two pieces if asked for."""
+    labels = np.zeros(SHAPES[dim], dtype=int)
+    labels[6:12, 8:20, ...] = 1
+    labels[12:15, 8:20, ...] = 2
+    if dim == 3:
+        labels[..., :4] = labels[..., 12:] = 0
+    if cut:
+        labels[6:12, 12:14] = 0
+    return labels
+
+
+def write_run(root: Path, dim: int, scored: bool = True) -> tuple[Path, Path]:
+    """A data set and what inference wrote; of the case "broken" the label 1 is in two pieces."""
+    dataset, output = root / "Secret_Name" / "data", root / "out"
+    dataset.mkdir(parents=True)
+    shape, suffix = SHAPES[dim], ".png" if dim == 2 else ".nii.gz"
+    affine = atlas_grid_affine(shape, (1.0,) * dim)
+    grid = np.diag([-1.0, -1.0, 1.0, 1.0]) if dim == 2 else affine
+    random, evaluation, entries = np.random.default_rng(0), Evaluation(), []
+    for name, flag in CASES.items():
+        truth, refined = labels_of(dim), labels_of(dim, cut=name == "broken")
+        image = (80 * truth + random.integers(0, 60, shape)).astype(np.uint8)
+        if dim == 2:
+            Image.fromarray(image.T).save(dataset / f"{name}.png")
+        else:
+            write_image(image.astype(np.int16), affine, dataset / f"{name}.nii.gz")
+        write_labelmap(truth, grid, range(3), dataset / f"{name}_truth{suffix}")
+        entries.append({"image": f"{name}{suffix}", "label": f"{name}_truth{suffix}"})
+        for ending, labels in (("itn", np.roll(refined, 1, 0)), ("one_pass", truth), ("seg", refined)):
+            write_labelmap(labels, grid, range(3), output / name / f"{name}_{ending}{suffix}")
+        velocity = torch.zeros(1, dim, *[n // 2 for n in shape])
+        matrix = affine_matrix(torch.zeros(1, 5 if dim == 2 else 9), torch.ones(5 if dim == 2 else 9))
+        transform = Transform(velocity, matrix, shape, (1.0,) * dim)
+        write_transforms(transform, grid, lambda way, name=name: output / name / f"{name}_{way}.h5")
+        topology = {str(k): t._asdict() for k, t in labelmap_topology(refined, [1, 2]).items()}
+        report = {"case": name, "loss_before": 0.2, "loss_after": 0.1, "iterations": 2, "seconds": 0.1}
+        report |= {"min_jacobian": 0.9, "folded_fraction": 0.0, "topology": topology, "warnings": []}
+        report |= {"quality": flag, "quality_score": 1.0, "quality_reasons": [f"is {flag}"] if flag != "ok" else []}
+        report |= {"labels": {"1": 1, "2": 2}, "loss_curve": [0.2, 0.15, 0.1]}
+        write_json(report, output / name / f"{name}.json")
+        for result in ("itn", "one_pass", "refine"):
+            evaluation.add(name, result, score_labelmap(refined, truth, {1: "1", 2: "2"}, (1.0,) * dim))
+    (dataset / "dataset.json").write_text(json.dumps({"test": entries}))
+    atlas = labels_of(dim)
+    write_image(atlas.astype(np.float32), affine, output / "atlas" / "atlas_image.nii.gz")
+    write_labelmap(atlas, affine, range(3), output / "atlas" / "atlas_labelmap.nii.gz")
+    write_csv([{"case": "lost", "error": "/home/Secret_Name: unreadable"}], output / "summary.csv")
+    if scored:
+        evaluation.write(output)
+    return dataset, output
+
+
+class Page(HTMLParser):
+    """What a page links to, its identifiers and its text; complains about tags that are not closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for key, value in attrs if key in ("href", "src")]
+        self.ids += [value or "" for key, value in attrs if key == "id"]
+        if tag not in ("meta", "input", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, self.getpos()
+
+
+def pixels(uri: str) -> np.ndarray:
+    kind, data = uri.split(",")
+    assert kind == "data:image/webp;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA"))
+
+
+def colour(text: str) -> list[int]:
+    return [int(text[i : i + 2], 16) for i in (1, 3, 5)] + [255]
+
+
+def corners(path: str) -> list[float]:
+    """Least and greatest x and y of an SVG path."""
+    points = np.array([[float(v) for v in pair.split(",")] for pair in re.findall(r"[-\d.e]+,[-\d.e]+", path)])
+    return [*points.min(axis=0), *points.max(axis=0)]
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids=["2d", "3d"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    dataset, output = write_run(tmp_path_factory.mktemp("run"), request.param)
+    write_report(output, dataset)
+    return dataset, output
+
+
+def test_the_page_is_complete_and_alone(run: tuple[Path, Path]) -> None:
+    html = (run[1] / "report.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert len(page.ids) == len(set(page.ids))
+    for link in page.links:
+        assert link.startswith("data:image/webp;base64,") or link == "#" or link.removeprefix("#") in page.ids, link
+    assert not re.search(r"@import|url\(|https?://", html)
+    assert "Secret" not in html
+    assert str(run[0]) not in html
+
+
+def test_conspicuous_cases_come_first_and_failed_ones_are_named(run: tuple[Path, Path]) -> None:
+    html = (run[1] / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r'<section class="case" id="case-(\w+)"', html) == ["broken", "odd", "fine"]
+    assert "lost" in html
+    assert re.search(r"<b>2 / 3</b>with the atlas", html)
+    assert "1: 2 components; atlas: 1 component" in html
+    # Label 1 lost 2 of its 12 rows: 2·10 / (10 + 12); label 2 is whole.
+    assert f"{(20 / 22 + 1) / 2:.3f}" in html
+
+
+def test_uncertainty_is_shown_where_there_is_a_map(tmp_path: Path) -> None:
+    dataset, output = write_run(tmp_path, 2)
+    entropy = labels_of(2) / 2
+    write_image(entropy, np.diag([-1.0, -1.0, 1.0, 1.0]), output / "odd" / "odd_uncertainty.nii.gz")
+    write_report(output, dataset)
+    pages = (output / "report.html").read_text(encoding="utf-8").split("<section")
+    shown = {re.findall(r'id="case-(\w+)"', page)[0]: page for page in pages[1:] if "uncertainty" in page}
+    assert list(shown) == ["odd"]
+    assert "uncertainty: 0" in shown["odd"]
+    picture = pixels(re.findall(r'href="(data[^"]+)"', shown["odd"])[-1])[..., :3].astype(int).sum(axis=-1)
+    # Brightest in the middle of the label with an entropy of 1, black in the corner.
+    (plane,) = choose_planes(MetaTensor(torch.from_numpy(labels_of(2) + np.roll(labels_of(2), 1, 0))[None]))
+    inside = plane.cut(labels_of(2)) == 2
+    assert picture[inside].mean() > 600
+    assert picture[0, 0] < 60
+
+
+def test_without_data_set_and_scores_there_are_outlines_alone(tmp_path: Path) -> None:
+    _, output = write_run(tmp_path, 2, scored=False)
+    write_report(output, path=tmp_path / "bare.html")
+    html = (tmp_path / "bare.html").read_text(encoding="utf-8")
+    Page(html)
+    assert "Dice<br>" not in html
+    assert 'class="c-truth"' not in html
+    assert html.count('class="c-refine"') == 3
+
+
+def test_what_cannot_be_reported_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Run inference first"):
+        write_report(tmp_path)
+    dataset, output = write_run(tmp_path, 2)
+    Image.fromarray(np.arange(25, dtype=np.uint8).reshape(5, 5)).save(dataset / "odd.png")
+    with pytest.raises(InputError, match="Pass the dataset_dir that was run"):
+        write_report(output, dataset)
+    (output / "fine" / "fine.json").write_text("{}")
+    with pytest.raises(InputError, match=r"fine\.json.*Run inference again"):
+        write_report(output)
+
+
+def test_images_are_found_in_whatever_list_has_the_cases(tmp_path: Path) -> None:
+    dataset, output = write_run(tmp_path, 2)
+    content = json.loads((dataset / "dataset.json").read_text())
+    lists = {"training": [{"image": "gone.png"}], "odd ones": content["test"]}
+    (dataset / "dataset.json").write_text(json.dumps({"name": "x", **lists}))
+    write_report(output, dataset)
+    assert (output / "report.html").read_text(encoding="utf-8").count('class="c-truth"') == 3
+    lists["other"] = [{"image": "fine_truth.png", "label": "fine_truth.png"}]
+    (dataset / "dataset.json").write_text(json.dumps(lists))
+    with pytest.raises(InputError, match=r"none of them in the list 'other'; these lists have them: 'odd ones' \(3\)"):
+        write_report(output, dataset, "other")
+    (dataset / "copy").mkdir()
+    shutil.copy(dataset / "fine.png", dataset / "copy")
+    lists["copies"] = [{"image": "copy/fine.png"}]
+    (dataset / "dataset.json").write_text(json.dumps(lists))
+    with pytest.raises(InputError, match="lists 'odd ones' and 'copies' have different images of fine"):
+        write_report(output, dataset)
+    write_report(output, dataset, "odd ones")
+
+
+def test_a_data_set_without_the_cases_is_refused_and_missing_images_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset, output = write_run(tmp_path, 2)
+    others = tmp_path / "others"
+    others.mkdir()
+    shutil.copy(dataset / "fine.png", others / "nobody.png")
+    with pytest.raises(InputError, match=r"images of the run's 3 cases .* none of them\. Pass the dataset_dir"):
+        write_report(output, others)
+    shutil.copy(dataset / "fine.png", others)
+    write_report(output, others)
+    assert "3 cases (2 without an image in" in capsys.readouterr().out
+
+
+def test_sizes_have_the_units_that_are_known(run: tuple[Path, Path]) -> None:
+    html = (run[1] / "report.html").read_text(encoding="utf-8")
+    flat = (run[1] / "fine" / "fine_seg.png").is_file()
+    assert ("Area [pixels]" in html) == ("95 % Hausdorff distance [pixels]" in html) == ("HD [pixels]" in html) == flat
+    assert ("Volume [ml]" in html) == ("HD [mm]" in html) != flat
+    assert Units.of(2, [Path("a.nii.gz")]) == Units("area", "cm²", "mm", 0.01, 2)
+    if flat:
+        assert "<td>72</td>" in html  # pixels of the first label
+
+
+def test_what_is_empty_takes_no_column_and_scores_have_two_digits(tmp_path: Path) -> None:
+    dataset, output = write_run(tmp_path, 2)
+    write_report(output, dataset)
+    assert ">Findings<" in (output / "report.html").read_text(encoding="utf-8")
+    for name, score in zip(CASES, (0.0123, 0.0201, 12.3), strict=True):
+        path = output / name / f"{name}.json"
+        report = json.loads(path.read_text()) | {"quality_score": score, "quality_reasons": []}
+        report["topology"] = {"1": {"components": 1, "holes": 0, "cavities": 0}} | {"2": report["topology"]["2"]}
+        path.write_text(json.dumps(report))
+    write_report(output, dataset)
+    html = (output / "report.html").read_text(encoding="utf-8")
+    assert ">Findings<" not in html
+    for text in ("0.012", "0.020", "12"):
+        assert f"<td>{text}</td>" in html
+
+
+def test_planes_cut_where_most_is_and_show_the_right_side_on_the_left() -> None:
+    volume = torch.zeros(1, 10, 12, 14)
+    volume[0, 2:6, 3:9, 4:8] = 1
+    volume[0, 2:7, 3:9, 5] = volume[0, 3, 3:9, 2:12] = 1
+    image = MetaTensor(volume, affine=torch.diag(torch.tensor([1.0, 2.0, 3.0, 1.0])))
+    axial, coronal, sagittal = choose_planes(image, margin=10)
+    assert axial.window == ((0, 10), (0, 12), (5, 6))
+    assert coronal.size == (10.0, 42.0)
+    assert sagittal.window[0] == (3, 4)
+    corner = np.zeros((10, 12, 14))
+    corner[9, 11, 5] = 1  # right, anterior
+    assert axial.cut(corner)[0, 0] == 1
+    assert axial.marks == ("R", "A")
+    corner[:] = 0
+    corner[3, 11, 13] = 1  # anterior, superior
+    assert sagittal.cut(corner)[0, 0] == 1
+    assert sagittal.marks == ("A", "S")
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_coordinates_and_local_volume_are_those_of_the_transform(dim: int) -> None:
+    """A stretch of 1.25 along x, of a subject with anisotropic voxels stored from left to right."""
+    shape = SHAPES[dim]
+    affine = np.diag([-1.0, 1.5, 2.0, 1.0]) if dim == 3 else np.diag([-1.0, -1.5, 1.0, 1.0])
+    world = np.diag([1.25, *[1.0] * dim])
+    world[0, dim] = 3.0
+    transform = composite_transform(np.zeros((dim, *shape)), atlas_grid_affine(shape, [1.0] * dim), world, True)
+    subject = MetaTensor(torch.from_numpy(labels_of(dim))[None], affine=torch.from_numpy(affine))
+    for plane in choose_planes(subject):
+        across, down, determinant = atlas_coordinates(transform, affine, plane)
+        assert across.shape == down.shape == plane.cut(labels_of(dim)).shape
+        # float32 displacements of some 10 mm
+        np.testing.assert_allclose(determinant, 1.25, atol=1e-4)
+        index = np.array([bounds[0] for bounds in plane.window])
+        expected = transform.TransformPoint((np.diag(affine)[:dim] * index * [-1, -1, 1][:dim]).tolist())
+        place = (-1 if plane.flipped[1] else 0, -1 if plane.flipped[0] else 0)
+        assert across[place] == pytest.approx(expected[plane.across], abs=1e-4)
+        assert down[place] == pytest.approx(expected[plane.down], abs=1e-4)
+
+
+def test_the_thumbnail_shows_the_anatomy_where_it_is_largest(run: tuple[Path, Path]) -> None:
+    html = (run[1] / "report.html").read_text(encoding="utf-8")
+    table = html[html.index("<h2>Cases") : html.index("<section")]
+    # Labels of 9 x 12 (x 8) voxels of 1 mm, and the ITN's one more: the axial plane, with a margin of 12 % of 12.
+    shown = re.findall(r'viewBox="([^"]+)"', table)
+    assert len(shown) == 3
+    for box in shown:
+        assert [float(v) for v in box.split()[2:]] == pytest.approx([10 + 2 * 1.44, 12 + 2 * 1.44], abs=0.01)
+    assert set(re.findall(r"#case-\w+-(\d)-refine", table)) == {"0"}
+
+
+def test_outlines_are_in_millimetres() -> None:
+    labels = MetaTensor(torch.from_numpy(labels_of(2))[None], affine=torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])))
+    (plane,) = choose_planes(labels, margin=10)
+    # Rows 8 to 20 and columns 6 to 15 of voxel edges; the contour at half height cuts corners, not edges.
+    assert corners(outlines(plane.cut(labels_of(2)), plane)) == pytest.approx([12.0, 24.0, 30.0, 60.0])
+
+
+def test_colours_of_differences_and_volumes() -> None:
+    itn, refined = np.array([[0, 1, 0, 1, 1]]), np.array([[0, 0, 1, 2, 1]])
+    shown = pixels(difference(itn, refined))[0]
+    assert shown[[1, 2, 3]].tolist() == [colour(ITN_ONLY), colour(REFINED_ONLY), colour(OTHER_LABEL)]
+    assert shown[[0, 4], 3].tolist() == [0, 0]
+    for determinant, test in (
+        (1.0, lambda red, green, blue: min(red, green, blue) > 230),
+        (0.3, lambda red, green, blue: red > blue + 50),  # the subject is larger than the atlas
+        (3.0, lambda red, green, blue: blue > red + 50),
+        (-1.0, lambda red, green, blue: max(red, green, blue) < 20),
+    ):
+        # A picture of one colour: WebP keeps it but for rounding.
+        assert test(*pixels(local_volume(np.full((16, 16), determinant)))[8, 8, :3].astype(int)), determinant
+    # The legend: from the colour of a quarter to that of four times.
+    ends = re.findall(r"#\w{6}", gradient(VOLUME_COLOURS))
+    for end, determinant in ((ends[0], 4.0), (ends[-1], 0.25)):
+        shown = pixels(local_volume(np.full((16, 16), determinant)))[8, 8]
+        np.testing.assert_allclose(shown.astype(int), colour(end), atol=4)
+
+
+def test_box_plots_and_curves_are_laid_out_to_scale() -> None:
+    plot = box_plot("x", {"a": {str(i): float(i) for i in range(101)}, "none": {"0": float("nan")}})
+    assert plot is not None
+    (row,) = plot.rows
+    assert row.box[2] == pytest.approx(WIDTH / 2, abs=0.1)
+    quarter = (row.box[3] - row.box[1]) / (row.points[100][1] - row.points[0][1])
+    assert quarter == pytest.approx(0.5, abs=0.01)
+    assert all(0 <= y <= plot.height for _, _, y, _ in row.points)
+    assert box_plot("x", {"a": {"0": 1.0, "1": 1.0}}) is None
+    assert [text for _, text in plot.ticks] == ["0", "20", "40", "60", "80", "100"]
+    line = curve([4.0, 2.0, 3.0])
+    assert (line.first, line.last) == ("4", "2")
+    start, least, end = (tuple(map(float, point.split(","))) for point in line.path.split())
+    assert (start[0], end[0]) == (0, CURVE[0])
+    assert least[1] - end[1] == pytest.approx(end[1] - start[1])
+    assert line.iterations == [(0.0, "0"), (least[0], "1"), (end[0], "2")]
+    assert {(start[1], "4"), (end[1], "3"), (least[1], "2")} <= set(line.values)
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_a_browser_shows_cohort_and_case(run: tuple[Path, Path], tmp_path: Path) -> None:
+    page = (run[1] / "report.html").resolve().as_uri()
+    shown = {}
+    for name in ("", "#case-broken"):
+        picture = tmp_path / f"shot{name[1:]}.png"
+        command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,1000"]
+        folder = f"--user-data-dir={tmp_path / 'profile'}"
+        subprocess.run([*command, folder, f"--screenshot={picture}", page + name], check=True, timeout=300)
+        shown[name] = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+    assert (shown[""] != shown["#case-broken"]).any(axis=-1).mean() > 0.1
+    # The outline of the refined labels, in its colour, is drawn on the page of the case; lines are smoothed.
+    near = np.abs(shown["#case-broken"] - colour(REFINED_ONLY)[:3]).max(axis=-1) < 40
+    assert near.sum() > 300
