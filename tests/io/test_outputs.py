@@ -149,6 +149,19 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_two_processes_with_one_number_do_not_share_a_temporary_file(tmp_path: Path) -> None:
+    """Such as those of two containers that write to one folder."""
+    target = tmp_path / "file.txt"
+
+    def write(part: Path) -> None:
+        write_whole(target, lambda other: other.write_text("other"))
+        part.write_text("this")
+
+    write_whole(target, write)
+    assert target.read_text() == "this"
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_folders_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text")
     for folder in (tmp_path / "file", tmp_path / "file" / "inner"):

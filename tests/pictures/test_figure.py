@@ -13,9 +13,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from atlas_istn.pictures import figure as figures
 from atlas_istn.errors import InputError
 from atlas_istn.io.outputs import atlas_grid_affine, write_image, write_labelmap, write_transforms
+from atlas_istn.pictures import figure as figures
 from atlas_istn.pictures.figure import draw_results
 from atlas_istn.spatial import Transform, affine_matrix
 

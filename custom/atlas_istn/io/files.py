@@ -1,10 +1,11 @@
 # Copyright 2026 The Atlas-ISTN bundle developers
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Writing files so that they appear whole or not at all."""
+"""Writing files so that they appear whole or not at all, also where a process is killed or the power fails."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -39,15 +40,28 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -
         InputError: the file cannot be written.
     """
     target = Path(path)
-    part = target.with_name(f".{os.getpid()}.part.{target.name}")
+    # Containers that share a folder may have the same process numbers.
+    part = target.with_name(f".{secrets.token_hex(8)}.part.{target.name}")
     with _refusals_of(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             part.touch()  # some writers say of a path that cannot be opened all but that
             write(part)
+            _flush(part, os.O_RDWR)
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
+        if hasattr(os, "O_DIRECTORY"):  # Windows does not open folders
+            _flush(target.parent, os.O_RDONLY)
+
+
+def _flush(path: Path, flags: int) -> None:
+    """Have the disk itself hold a file, or the names in a folder."""
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

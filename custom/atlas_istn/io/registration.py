@@ -21,11 +21,10 @@ from torch import Tensor
 from ..errors import InputError
 from ..spatial import Transform, apply_affine, invert_affine, sample_displacement
 from .files import write_whole
+from .itk_transforms import Points, map_points
 from .outputs import atlas_grid_affine
 
-__all__ = ["Registration", "map_points", "read_registration", "write_registration"]
-
-Points = npt.NDArray[np.float64]  # [N, dim]
+__all__ = ["Registration", "read_registration", "write_registration"]
 
 
 @dataclass(frozen=True)
@@ -90,12 +89,6 @@ class Registration:
 
     def _world(self, voxels: Tensor, affine: npt.NDArray[np.float64]) -> Points:
         return _flip(map_points(affine, voxels.reshape(self.dim, -1).T.numpy()))
-
-
-def map_points(affine: npt.NDArray[np.float64], points: Points) -> Points:
-    """Points ``[N, dim]`` under a homogeneous matrix ``[dim + 1, dim + 1]``."""
-    dim = points.shape[1]
-    return np.asarray(points @ affine[:dim, :dim].T + affine[:dim, dim])
 
 
 def _inverse(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

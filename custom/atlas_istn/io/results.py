@@ -13,7 +13,7 @@ from monai.transforms import Orientation
 
 from ..errors import InputError
 from .cases import find_cases
-from .files import muted
+from .itk_transforms import CompositeTransform, read_transform
 from .loading import read_volume
 
 __all__ = ["FILES", "find_labelled_cases", "read_atlas_to_subject", "read_case_report", "read_oriented", "result_file"]
@@ -62,20 +62,13 @@ def result_file(folder: Path, ending: str) -> Path:
     return found[0] if found else folder / stem
 
 
-def read_atlas_to_subject(folder: Path) -> Any:
-    """The ITK transform of a case that resamples the atlas onto the subject; it takes LPS points to the atlas.
+def read_atlas_to_subject(folder: Path) -> CompositeTransform:
+    """The transform of a case that resamples the atlas onto the subject; it takes LPS points to the atlas.
 
     Raises:
         InputError: it cannot be read.
     """
-    import itk  # loading it takes seconds
-
-    path = folder / f"{folder.name}_atlas_to_subject.h5"
-    try:
-        with muted():
-            return itk.transformread(path)[0]
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: the transform cannot be read. Run inference again.") from error
+    return read_transform(folder / f"{folder.name}_atlas_to_subject.h5")
 
 
 def read_case_report(folder: Path) -> dict[str, Any]:

@@ -181,8 +181,7 @@ def _draw_grid(axes: Axes, view: _View, folder: Path) -> None:
     """Draw where the grid lines of the atlas run in the subject: the lines on which an atlas coordinate is constant."""
     transform = read_atlas_to_subject(folder)
     points = view.points()
-    atlas = np.array([list(transform.TransformPoint(point.tolist())) for point in points.reshape(-1, points.shape[-1])])
-    atlas = atlas.reshape(points.shape)
+    atlas = transform(points.reshape(-1, points.shape[-1])).reshape(points.shape)
     step = max(np.ptp(atlas[..., 0]), np.ptp(atlas[..., 1])) / GRID_LINES
     for axis in (0, 1):
         coordinate = atlas[..., axis]

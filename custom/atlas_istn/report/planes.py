@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from monai.data import MetaTensor
 
+from ..io.itk_transforms import CompositeTransform
+
 __all__ = ["Plane", "atlas_coordinates", "choose_planes"]
 
 Picture = npt.NDArray[Any]  # [rows, columns], as displayed
@@ -107,11 +109,13 @@ def _bounds(mask: npt.NDArray[np.bool_], axis: int, margin: float) -> tuple[int,
     return max(0, int(found[0]) - around), min(mask.shape[axis], int(found[-1]) + 1 + around)
 
 
-def atlas_coordinates(transform: Any, affine: npt.NDArray[Any], plane: Plane) -> tuple[Picture, Picture, Picture]:
+def atlas_coordinates(
+    transform: CompositeTransform, affine: npt.NDArray[Any], plane: Plane
+) -> tuple[Picture, Picture, Picture]:
     """Where the points of a plane lie in the atlas, and how the map changes volume there.
 
     Args:
-        transform: ITK transform of LPS points, subject to atlas, Φ⁻¹.
+        transform: of LPS points, subject to atlas, Φ⁻¹.
         affine: voxel to RAS world map of the subject, 4x4.
         plane: of the subject.
 
@@ -138,22 +142,9 @@ def atlas_coordinates(transform: Any, affine: npt.NDArray[Any], plane: Plane) ->
 
 
 def _sample(
-    transform: Any, matrix: npt.NDArray[Any], origin: npt.NDArray[Any], size: list[int]
+    transform: CompositeTransform, matrix: npt.NDArray[Any], origin: npt.NDArray[Any], size: list[int]
 ) -> npt.NDArray[np.float64]:
     """Points ``[dim, *size]`` to which a transform takes the voxels of a grid, all in LPS mm."""
-    import itk
-
     dim = len(size)
-    spacing = np.linalg.norm(matrix, axis=0)
-    kind = itk.Image[itk.Vector[itk.F, dim], dim]
-    sampler = itk.TransformToDisplacementFieldFilter[kind, itk.D].New(Transform=transform)
-    sampler.SetSize([int(n) for n in size])
-    sampler.SetOutputOrigin([float(value) for value in origin])
-    sampler.SetOutputSpacing([float(value) for value in spacing])
-    sampler.SetOutputDirection(itk.matrix_from_array(np.ascontiguousarray(matrix / spacing)))
-    sampler.Update()
-    displacement = np.moveaxis(itk.array_from_image(sampler.GetOutput()), -1, 0)  # [component, z, y, x]
-    displacement = displacement.transpose(0, *range(dim, 0, -1)).astype(np.float64)
-    grid = np.indices(size, dtype=np.float64)
-    points = np.einsum("ij,j...->i...", matrix, grid) + origin.reshape(-1, *[1] * dim)
-    return np.asarray(points + displacement)
+    voxels = np.indices(size, dtype=np.float64).reshape(dim, -1).T
+    return transform(voxels @ matrix.T + origin).T.reshape(dim, *size)
