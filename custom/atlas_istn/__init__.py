@@ -4,8 +4,15 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
+
 from .models import legacy
 
 __version__ = "0.5.0"
 
 legacy.install()
+
+# As a process ends, Python looks for cycles among all objects of torch and MONAI: a CPU-second, for memory that goes
+# back to the system anyway. Frozen objects are left out.
+atexit.register(gc.freeze)

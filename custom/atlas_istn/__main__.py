@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib
 import logging
 import re
@@ -58,7 +59,9 @@ def main() -> None:
             return
         sys.exit(f"There is no command '{name}'.\n{usage}")
     module, function, _ = COMMANDS[name]
+    gc.disable()  # half a second would go into looking for garbage among the modules of torch and MONAI, which stay
     command = getattr(importlib.import_module(f"atlas_istn.{module}"), function)
+    gc.enable()
     result = understand(name, command, sys.argv[2:])()
     if result is not None:
         sys.stdout.write(f"{result}\n")

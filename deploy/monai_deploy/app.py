@@ -9,7 +9,6 @@ Research use only. Not a medical device.
 
 from __future__ import annotations
 
-import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -82,8 +81,6 @@ def main() -> None:
     # As init_app_context does, which also logs the paths; they may hold a patient's name.
     arguments = parse_args(sys.argv)
     set_up_logging(arguments.log_level)
-    # MONAI warns once for each image that there is no GPU decoder for DICOM.
-    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
     context = AppContext({name: value for name, value in vars(arguments).items() if value})
     bundle_root = find_bundle(Path(context.model_path))
     sys.path.append(str(bundle_root))

@@ -39,20 +39,19 @@ _IRREGULAR = 0.1  # of the slice distance; scanners round positions and table fe
 class SeriesReader(ITKReader):
     """MONAI's ITK reader for a series folder, with the slices in the order of their positions."""
 
-    def read(self, data: str | os.PathLike[str] | tuple[str, ...], **_: Any) -> Any:
+    def read(self, data: str | os.PathLike[str], **_: Any) -> Any:
         """Read the one series of a folder as a float32 ITK volume.
 
         Args:
-            data: the folder, or a tuple that holds it alone, as MONAI's ``LoadImage`` passes it.
+            data: the folder.
 
         Raises:
             InputError: see :func:`series_slices`.
         """
         import itk  # loading it takes seconds
 
-        folder = data[0] if isinstance(data, tuple) else data
         # Slices may differ in their rescale slope: in the type of the first one the others could be cut off.
-        return itk.imread([str(path) for path in series_slices(folder)], itk.F)
+        return itk.imread([str(path) for path in series_slices(data)], itk.F)
 
 
 def is_series_folder(folder: str | os.PathLike[str]) -> bool:

@@ -9,9 +9,7 @@ its own and gets the one that ITK gives it: spacing 1, origin 0, identity direct
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import ImageReader, ITKReader, MetaTensor, NibabelReader, PILReader
 from monai.data.utils import to_affine_nd
-from monai.transforms import LoadImage, MapLabelValue, MapTransform
+from monai.transforms import EnsureChannelFirst, MapLabelValue, MapTransform
 from monai.utils import SpaceKeys, convert_to_tensor
 from PIL import Image
 
@@ -32,10 +30,6 @@ __all__ = ["LoadCased", "check_image", "check_same_grid", "label_classes", "read
 
 _AFFINE_TOLERANCE = 1e-3  # mm
 _PNG_AFFINE = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
-# MONAI's loader makes every reader it knows, for each file, and one of them warns twice that it has no GPU decoder.
-logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
-warnings.filterwarnings("ignore", "NvImgCodecPydicomReader", UserWarning)
-
 _SHOWN = 10  # unexpected label values that a message names
 
 
@@ -188,7 +182,11 @@ def _read_file(path: Path) -> MetaTensor:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder. Check the path.")
     try:
-        volume = LoadImage(dtype=np.float32, ensure_channel_first=True)(path, reader=_reader(path))
+        # Not by LoadImage, which makes every reader that MONAI knows, and warns of one that it has no GPU decoder.
+        reader = _reader(path)
+        voxels, meta = reader.get_data(reader.read(path))
+        volume = MetaTensor.ensure_torch_and_prune_meta(voxels.astype(np.float32), {**meta, "source": str(path)})
+        volume = EnsureChannelFirst()(volume)
     except InputError:
         raise
     except Exception as error:  # each reader has its own exceptions for damaged files
