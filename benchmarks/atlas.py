@@ -55,7 +55,7 @@ def _letters(cases: int, seed: int) -> tuple[Tensor, Tensor]:
         values[1:] -= values.sum(axis=0) / (cases - 1)
     affine = compose_affine(torch.from_numpy(parameters).float())
     transform = Transform(torch.from_numpy(velocity).float(), affine, SIZE, (1.0, 1.0))
-    warped = transform.to_subject(mean.expand(cases, -1, -1, -1))
+    warped = transform.to_fixed(mean.expand(cases, -1, -1, -1))
     return mean, functional.one_hot(warped.argmax(dim=1)).movedim(-1, 1).float()
 
 

@@ -33,7 +33,8 @@ from atlas_istn.io.cases import find_cases
 from atlas_istn.io.files import write_whole
 from atlas_istn.io.loading import read_volume
 from atlas_istn.io.outputs import write_csv
-from atlas_istn.workflow.quality import REASONS, QualityCheck, measure_cases
+from atlas_istn.workflow.measures import measure
+from atlas_istn.workflow.quality import REASONS, QualityCheck
 
 __all__ = ["main"]
 
@@ -71,12 +72,12 @@ def _measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for case in tqdm(find_cases(arguments.dataset_dir, arguments.list, True)[: arguments.cases]):
         images = torch.stack([preprocessing({"image": i})["image"].as_tensor() for i in _images(case, dim, conditions)])
         truth = torch.as_tensor(reference(case)["label"])[None].long()[:, 0]
-        output = inferer.refine(images, network).outputs()
-        masks = [one_hot(labels, classes).movedim(-1, 1) for labels in (output["pred"].argmax(dim=1), truth)]
+        result = inferer.infer(images, network)
+        masks = [one_hot(labels, classes).movedim(-1, 1) for labels in (result.segmentation.argmax(dim=1), truth)]
         dice = DiceMetric(include_background=False)(masks[0], masks[1].expand_as(masks[0])).nanmean(dim=1)
-        measures = measure_cases(output)
+        measures = measure(result)
         for index, (kind, strength) in enumerate(conditions):
-            mine = {name: values[index].tolist() for name, values in measures.items()}
+            mine = measures[index]
             verdict = check(mine)
             about = {"case": case["case"], "kind": kind, "strength": strength, "dice": float(dice[index])}
             scores = check.population.z_scores(mine)

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from monai.bundle import ConfigParser
@@ -29,8 +30,8 @@ from torch import Tensor
 from atlas_istn.inferers.refine import RefinementInferer
 from atlas_istn.io.cases import find_cases
 from atlas_istn.networks import AtlasISTN, SpatialTransformerNetwork, UNet
+from atlas_istn.registration.objective import Objective, Pair
 from atlas_istn.spatial import Transform
-from atlas_istn.training.losses import registration_terms
 
 __all__ = ["main"]
 
@@ -43,13 +44,15 @@ def _refine_literally(image: Tensor, network: AtlasISTN, iterations: int, regula
     network = copy.deepcopy(network)
     optimiser = torch.optim.Adam(network.stn.parameters(), lr=1e-3)
     for _ in range(iterations):
-        prediction, transform = network.predict(image)
-        terms = registration_terms(transform, network.atlas_labels, prediction.detach())
+        prediction = network.segment(image)
+        transform = network.transform(*network.register(prediction))
+        target, atlas = prediction.detach(), network.atlas_labels
+        terms = Objective([Pair(atlas, target), Pair(atlas, target, weight=0.0, backward=True)])(transform)
         optimiser.zero_grad()
-        (terms["a2s"] + regularisation * terms["regularisation"]).sum().backward()
+        (terms.misfit + regularisation * terms.penalty).sum().backward()
         optimiser.step()
     with torch.no_grad():
-        return network.predict(image)[1]
+        return network.transform(*network.register(network.segment(image)))
 
 
 def _recipe(name: str, arguments: argparse.Namespace) -> Callable[[Tensor, AtlasISTN], Transform]:
@@ -58,7 +61,7 @@ def _recipe(name: str, arguments: argparse.Namespace) -> Callable[[Tensor, Atlas
         return lambda image, network: _refine_literally(image, network, iterations, regularisation)
     # As the bundle runs it: convolutions in bf16, which the paper's float32 recipe does not have.
     inferer = RefinementInferer(mode=name, iterations=iterations, regularisation=regularisation, amp=True)
-    return lambda image, network: inferer.refine(image, network).transform
+    return lambda image, network: cast(Transform, inferer.infer(image, network).transform)
 
 
 def _load(arguments: argparse.Namespace) -> tuple[AtlasISTN, Tensor]:
@@ -93,8 +96,8 @@ def _peak_mebibytes() -> float:
 def _objective(network: AtlasISTN, image: Tensor, transform: Transform, regularisation: float) -> float:
     """L* of eq. (17) with β* = 1 and γ* = 0, in the same way for every recipe."""
     with torch.no_grad():
-        terms = registration_terms(transform, network.atlas_labels, network.segment(image), subject_to_atlas=False)
-    return float((terms["a2s"] + regularisation * terms["regularisation"]).mean())
+        terms = Objective([Pair(network.atlas_labels, network.segment(image))])(transform)
+    return float((terms.misfit + regularisation * terms.penalty).mean())
 
 
 def _measure(name: str, arguments: argparse.Namespace) -> dict[str, float]:

@@ -24,10 +24,11 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional
 
-from atlas_istn.inferers.topology_guard import TopologyInferer, atlas_signature
+from atlas_istn.inferers.refine import RefinementInferer
+from atlas_istn.inferers.topology_guard import TopologyGuard, atlas_signature
 from atlas_istn.networks import AtlasISTN
 from atlas_istn.topology import Signature
-from atlas_istn.workflow.topology_transforms import PreserveTopologyd, RecordTopologyd
+from atlas_istn.workflow.topology_transforms import NOTE, PreserveTopologyd, RecordTopologyd
 
 __all__ = ["SHAPES", "FixedStart", "Outcome", "draw_shape", "main", "stress"]
 
@@ -103,24 +104,24 @@ def stress(shape: str, dim: int, amplitude: float, coarseness: float, seed: int)
     network = AtlasISTN(nn.Identity(), start, size, len(channels), in_channels=len(channels))
     network.atlas_labels.copy_(torch.from_numpy(gaussian_filter(channels, (0, *[0.5] * dim)))[None])
     truth = network.transform(_field(half, amplitude, random), start.parameters_)
-    image = MetaTensor(truth.to_subject(network.atlas_labels))
-    inferer = TopologyInferer(iterations=15, regularisation=0.01)
+    image = truth.to_fixed(network.atlas_labels)
+    inferer = TopologyGuard(RefinementInferer(iterations=15, regularisation=0.01))
 
     begin = time.perf_counter()
-    result = inferer.refine(image, network)
-    one = MetaTensor(image[0].as_tensor(), meta={key: value[0] for key, value in image.meta.items() if "topo" in key})
-    data = RecordTopologyd("pred")({"image": one, "pred": result.segmentation[0]})
+    result = inferer.infer(image, network)
+    data = RecordTopologyd("pred")({"image": MetaTensor(image[0]), "pred": result.segmentation[0]})
     native = [max(round(n / coarseness), 4) for n in size]
     mode = "bilinear" if dim == 2 else "trilinear"
     soft = functional.interpolate(data["pred"][None], size=native, mode=mode, align_corners=True)[0]
-    data["pred"] = MetaTensor(soft, meta=dict(one.meta))
+    data["pred"] = MetaTensor(soft)
     delivered = PreserveTopologyd("pred")(data)["pred"]
     seconds = time.perf_counter() - begin
 
     wanted: Signature = atlas_signature(network)
+    note = result.topology[0].then(delivered.meta[NOTE])
     right = not wanted.violations(delivered[0].numpy().astype(int))
-    folded = bool((result.transform.jacobian_determinant() <= 0).any())
-    return Outcome(delivered.meta["topology_step"], delivered.meta["topology_kept"], right, folded, seconds)
+    folded = result.transform is not None and bool((result.transform.jacobian_determinant() <= 0).any())
+    return Outcome(note.step, note.kept, right, folded, seconds)
 
 
 def main() -> None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +14,11 @@ import torch
 from monai.data import MetaTensor
 
 from atlas_istn.__main__ import main
+from atlas_istn.inferers.result import Course, Result
 from atlas_istn.networks import AtlasISTN, SpatialTransformerNetwork, UNet
 from atlas_istn.spatial import Transform
-from atlas_istn.workflow.cases import CaseWriter
+from atlas_istn.workflow.results import CaseResult
+from atlas_istn.workflow.writer import CaseWriter
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -67,19 +67,21 @@ def write_run(
     count = network.atlas_labels.shape[1]
     names = {0: "background", **{index: f"part {index}" for index in range(1, count)}}
     writer = CaseWriter(str(folder), network, names, [0, *(10 * index for index in range(1, count))])
-    writer._write_atlas()
-    batches, outputs = [], []
+    writer.start()
     for case, transform in transforms.items():
-        labels = transform.to_subject(network.atlas_labels)[0].argmax(dim=0, keepdim=True)
-        labels = MetaTensor(labels, affine=torch.as_tensor(affine))
-        batches.append({"case": case, "source": f"{case}{suffix}", "grid_affine": torch.as_tensor(affine)})
-        output: dict[str, Any] = dict.fromkeys(("itn", "one_pass", "pred"), labels)
-        output |= {"velocity": transform.velocity[0], "affine": transform.affine[0]}
-        output |= dict.fromkeys(("loss_before", "loss_after", "iterations", "seconds"), torch.tensor(1.0))
-        output |= {"loss_curve": torch.ones(2), "image": labels}
-        outputs.append(output)
-    state = SimpleNamespace(batch=batches, output=outputs, failures=[])
-    writer._write_batch(SimpleNamespace(state=state))
-    if state.failures:
-        raise RuntimeError(f"the run could not be written: {state.failures}")
+        soft = transform.to_fixed(network.atlas_labels)
+        labels = MetaTensor(soft[0].argmax(dim=0, keepdim=True), affine=torch.as_tensor(affine))
+        one = torch.ones(1)
+        writer.write(
+            CaseResult(
+                case=case,
+                source=f"{case}{suffix}",
+                reference="",
+                grid_affine=affine,
+                result=Result(soft, 1.0, transform=transform, course=Course(soft, one, one, torch.ones(2, 1), one)),
+                labelmaps=dict.fromkeys(("itn", "one_pass", "pred"), labels),
+                uncertainty=None,
+                atlas_labels=network.atlas_labels,
+            )
+        )
     return folder

@@ -317,7 +317,7 @@ def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_png_in_png_out_and_itk_agrees(letters: Path, tmp_path: Path, plane_model: Path) -> None:
     # This STN has learned nothing, and the robust similarity takes what its far start does not cover for clutter.
-    squared_error = {"_target_": "atlas_istn.training.losses.squared_error", "_mode_": "callable"}
+    squared_error = {"_target_": "atlas_istn.registration.similarity.squared_error", "_mode_": "callable"}
     settings = {**PLANE, "refine_similarity": squared_error}
     output = infer(letters, tmp_path, plane_model, "inference.yaml", "data/letter_b.yaml", **settings)
     for case in ("wide", "tall"):

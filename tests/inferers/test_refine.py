@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from atlas_istn.errors import InputError
-from atlas_istn.inferers.refine import RefinementInferer, disagreement
+from atlas_istn.inferers.refine import RefinementInferer
+from atlas_istn.inferers.target import disagreement
 from atlas_istn.networks import AtlasISTN
 from atlas_istn.spatial import jacobian_determinant
 
@@ -56,16 +57,16 @@ def dice(segmentation: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
 
 
 def test_fits_the_atlas_to_the_prediction(mode: str, network: AtlasISTN, images: torch.Tensor) -> None:
-    result = RefinementInferer(mode=mode, iterations=40).refine(images, network)
+    result = RefinementInferer(mode=mode, iterations=40).infer(images, network)
     assert (dice(result.segmentation, images) > dice(result.one_pass, images)).all()
-    assert (jacobian_determinant(result.transform.atlas_to_subject()) > 0).all()
+    assert (jacobian_determinant(result.transform.moving_to_fixed()) > 0).all()
 
 
 def test_is_never_worse_than_the_one_pass(mode: str, network: AtlasISTN, images: torch.Tensor) -> None:
     """Even with steps so large that the optimisation runs away: the best iterate is kept, the 1-pass among them."""
     for learning_rate in (None, 5.0):
-        result = RefinementInferer(mode=mode, iterations=8, learning_rate=learning_rate).refine(images, network)
-        assert (result.loss_curve.min(dim=0).values <= result.loss_curve[0]).all()
+        result = RefinementInferer(mode=mode, iterations=8, learning_rate=learning_rate).infer(images, network)
+        assert (result.course.curve.min(dim=0).values <= result.course.curve[0]).all()
         error_before = (result.one_pass - result.prediction).square().mean(dim=tuple(range(1, images.ndim)))
         error_after = (result.segmentation - result.prediction).square().mean(dim=tuple(range(1, images.ndim)))
         # The misfit alone, which the kept iterate may not raise: the 1-pass here has no deformation to be relieved of.
@@ -73,15 +74,15 @@ def test_is_never_worse_than_the_one_pass(mode: str, network: AtlasISTN, images:
 
 
 def test_results_belong_together(mode: str, network: AtlasISTN, images: torch.Tensor) -> None:
-    result = RefinementInferer(mode=mode, iterations=4).refine(images, network)
-    torch.testing.assert_close(result.segmentation, result.transform.to_subject(network.atlas_labels))
+    result = RefinementInferer(mode=mode, iterations=4).infer(images, network)
+    torch.testing.assert_close(result.segmentation, result.transform.to_fixed(network.atlas_labels))
     torch.testing.assert_close(result.one_pass, network(images))
     torch.testing.assert_close(result.prediction, network.segment(images))
-    assert len(result.transform) == len(result.iterations) == result.loss_curve.shape[1] == len(images)
+    assert len(result.transform) == len(result.course.iterations) == result.course.curve.shape[1] == len(images)
 
 
 def test_no_iterations_give_the_one_pass(mode: str, network: AtlasISTN, images: torch.Tensor) -> None:
-    result = RefinementInferer(mode=mode, iterations=0).refine(images, network)
+    result = RefinementInferer(mode=mode, iterations=0).infer(images, network)
     torch.testing.assert_close(result.segmentation, network(images))
     torch.testing.assert_close(result.one_pass, network(images))
 
@@ -89,7 +90,7 @@ def test_no_iterations_give_the_one_pass(mode: str, network: AtlasISTN, images: 
 def test_the_network_is_untouched(mode: str, network: AtlasISTN, images: torch.Tensor) -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     flags = [parameter.requires_grad for parameter in network.parameters()]
-    RefinementInferer(mode=mode, iterations=3).refine(images, network)
+    RefinementInferer(mode=mode, iterations=3).infer(images, network)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert [parameter.requires_grad for parameter in network.parameters()] == flags
@@ -129,7 +130,7 @@ def test_works_in_every_gradient_mode_and_by_keyword(
 
 def test_a_closed_gate_keeps_the_affine_out(mode: str, network: AtlasISTN, images: torch.Tensor, dim: int) -> None:
     network.affine_gate.fill_(0)
-    result = RefinementInferer(mode=mode, iterations=3).refine(images, network)
+    result = RefinementInferer(mode=mode, iterations=3).infer(images, network)
     torch.testing.assert_close(result.transform.affine, torch.eye(dim, dim + 1).expand(len(images), -1, -1))
 
 
@@ -141,19 +142,19 @@ def test_an_unknown_mode_is_refused() -> None:
 def test_follows_the_labels_of_an_itn_that_wavers(mode: str, network: AtlasISTN, images: torch.Tensor) -> None:
     """With 0.52 against 0.48 the labels are as before, but the probabilities hardly move the atlas."""
     wavering = 0.5 + 0.04 * (images - 0.5)
-    soft = RefinementInferer(mode=mode, iterations=30).refine(wavering, network)
-    sharp = RefinementInferer(mode=mode, iterations=30, confidence=0.9).refine(wavering, network)
+    soft = RefinementInferer(mode=mode, iterations=30).infer(wavering, network)
+    sharp = RefinementInferer(mode=mode, iterations=30, confidence=0.9).infer(wavering, network)
     assert (dice(sharp.segmentation, images) > dice(soft.segmentation, images) + 0.05).all()
-    torch.testing.assert_close(soft.target, soft.prediction)
-    assert torch.equal(sharp.target.argmax(dim=1), sharp.prediction.argmax(dim=1))
-    for target in sharp.target:
+    torch.testing.assert_close(soft.course.target, soft.prediction)
+    assert torch.equal(sharp.course.target.argmax(dim=1), sharp.prediction.argmax(dim=1))
+    for target in sharp.course.target:
         largest, labels = target.max(dim=0)
         torch.testing.assert_close(largest[labels > 0].mean(), torch.tensor(0.9))
 
 
 def test_leaves_a_confident_prediction_as_it_is(network: AtlasISTN, images: torch.Tensor) -> None:
-    result = RefinementInferer(iterations=1, confidence=0.6).refine(images, network)
-    torch.testing.assert_close(result.target, result.prediction)
+    result = RefinementInferer(iterations=1, confidence=0.6).infer(images, network)
+    torch.testing.assert_close(result.course.target, result.prediction)
 
 
 def half_erased(images: torch.Tensor) -> torch.Tensor:
@@ -178,20 +179,20 @@ def test_a_damaged_prediction_is_not_believed(mode: str, network: AtlasISTN, rin
     """Half a ring is no ring, whatever its pose: the 1-pass, a ring in the right place, counts. A shifted ring is."""
     whole, shifted = ring(SHAPES[dim], 0.0, 0.33)[:, 1:], ring(SHAPES[dim], 2.0, 0.33)[:, 1:]
     images = torch.cat([half_erased(whole), shifted])
-    believing = RefinementInferer(mode=mode, iterations=40).refine(images, network)
-    doubting = RefinementInferer(mode=mode, iterations=40, trust=(0.1, 0.2)).refine(images, network)
-    assert believing.trust.tolist() == [1.0, 1.0]
-    assert doubting.trust[0] < 0.2
-    assert doubting.trust[1] == 1.0
+    believing = RefinementInferer(mode=mode, iterations=40).infer(images, network)
+    doubting = RefinementInferer(mode=mode, iterations=40, trust=(0.1, 0.2)).infer(images, network)
+    assert believing.course.trust.tolist() == [1.0, 1.0]
+    assert doubting.course.trust[0] < 0.2
+    assert doubting.course.trust[1] == 1.0
     assert dice(doubting.segmentation[:1], whole) > dice(believing.segmentation[:1], whole) + 0.05
     torch.testing.assert_close(doubting.segmentation[1], believing.segmentation[1], rtol=0, atol=1e-3)
-    torch.testing.assert_close(doubting.target[1], doubting.prediction[1])
+    torch.testing.assert_close(doubting.course.target[1], doubting.prediction[1])
 
 
 def test_where_nothing_is_believed_the_target_is_the_one_pass(network: AtlasISTN, images: torch.Tensor) -> None:
-    result = RefinementInferer(iterations=10, trust=(0.0, 1e-6)).refine(half_erased(images), network)
-    assert result.trust.tolist() == [0.0, 0.0, 0.0]
-    torch.testing.assert_close(result.target, result.one_pass)
+    result = RefinementInferer(iterations=10, trust=(0.0, 1e-6)).infer(half_erased(images), network)
+    assert result.course.trust.tolist() == [0.0, 0.0, 0.0]
+    torch.testing.assert_close(result.course.target, result.one_pass)
 
 
 @pytest.mark.parametrize("trust", [(0.2, 0.1), (0.1,), (-0.1, 0.2)])

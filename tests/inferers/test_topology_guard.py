@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor, decollate_batch
+from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from atlas_istn.inferers.refine import RefinementInferer
-from atlas_istn.inferers.topology_guard import TopologyInferer, atlas_signature
+from atlas_istn.inferers.topology_guard import TopologyGuard, atlas_signature
 from atlas_istn.networks import AtlasISTN
-from atlas_istn.topology import Signature
+from atlas_istn.topology import Signature, TopologyNote
 from support import ROOT
 
 BENCHMARK = ROOT / "benchmarks" / "topology.py"
@@ -62,15 +62,13 @@ def test_a_fold_is_refined_away_with_a_larger_lambda_and_the_other_case_left_alo
 ) -> None:
     network, images = folding(dim)
     settings = {"iterations": 8, "regularisation": 1e-4, "stiff_regularisation": 1e-4}
-    plain = RefinementInferer(**settings).refine(images, network)
+    plain = RefinementInferer(**settings).infer(images, network)
     assert folds(plain.transform) == [False, True]
-    batch = MetaTensor(images)
-    result = TopologyInferer(**settings).refine(batch, network)
+    result = TopologyGuard(RefinementInferer(**settings)).infer(images, network)
     assert folds(result.transform) == [False, False]
-    assert batch.meta["topology_step"] == ["none", "lambda"]
-    assert batch.meta["topology_kept"] == [True, True]
-    assert isinstance(result.segmentation, MetaTensor)
-    torch.testing.assert_close(torch.as_tensor(result.segmentation[0]), plain.segmentation[0], rtol=0, atol=0)
+    assert [note.step for note in result.topology] == ["none", "lambda"]
+    assert all(note.kept for note in result.topology)
+    torch.testing.assert_close(result.segmentation[0], plain.segmentation[0], rtol=0, atol=0)
     target = atlas_signature(network)
     for soft in result.segmentation:
         assert not target.violations(soft.argmax(dim=0).numpy())
@@ -78,15 +76,15 @@ def test_a_fold_is_refined_away_with_a_larger_lambda_and_the_other_case_left_alo
 
 def test_without_iterations_folds_go_too(dim: int, folding: Callable[[int], tuple[AtlasISTN, Tensor]]) -> None:
     network, images = folding(dim)
-    result = TopologyInferer(iterations=0).refine(images, network)
+    result = TopologyGuard(RefinementInferer(iterations=0)).infer(images, network)
     assert folds(result.transform) == [False, False]
 
 
 def test_batches_and_single_cases_agree(folding: Callable[[int], tuple[AtlasISTN, Tensor]]) -> None:
     network, images = folding(2)
-    inferer = TopologyInferer(iterations=8, regularisation=1e-4)
-    together = inferer.refine(images, network).segmentation
-    alone = torch.cat([inferer.refine(image[None], network).segmentation for image in images])
+    inferer = TopologyGuard(RefinementInferer(iterations=8, regularisation=1e-4))
+    together = inferer.infer(images, network).segmentation
+    alone = torch.cat([inferer.infer(image[None], network).segmentation for image in images])
     # Adam divides by the size of the gradient, which brings rounding up to 1e-5 or so.
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-3)
 
@@ -95,20 +93,21 @@ def test_it_works_under_inference_mode_and_by_keyword_and_keeps_no_state(
     folding: Callable[[int], tuple[AtlasISTN, Tensor]],
 ) -> None:
     network, images = folding(2)
-    inferer = TopologyInferer(iterations=4, regularisation=1e-4)
-    before = dict(vars(inferer))
+    inferer = TopologyGuard(RefinementInferer(iterations=4, regularisation=1e-4))
+    before = dict(vars(inferer)), dict(vars(inferer.inferer))
     with torch.inference_mode():
         first = inferer(inputs=images, network=network)
-    assert vars(inferer) == before
+    assert (vars(inferer), vars(inferer.inferer)) == before
     torch.testing.assert_close(first, inferer(images, network), rtol=0, atol=0)
 
 
-def test_the_metadata_travel_with_each_case(folding: Callable[[int], tuple[AtlasISTN, Tensor]]) -> None:
+def test_a_call_keeps_the_metadata_of_the_images(folding: Callable[[int], tuple[AtlasISTN, Tensor]]) -> None:
+    """Hosts invert the preprocessing of what a call returns, by the metadata."""
     network, images = folding(2)
-    batch = MetaTensor(images)
-    batch.is_batch = True
-    TopologyInferer(iterations=8, regularisation=1e-4).refine(batch, network)
-    assert [case.meta["topology_step"] for case in decollate_batch(batch)] == ["none", "lambda"]
+    batch = MetaTensor(images, affine=2.0 * torch.eye(4))
+    segmentation = TopologyGuard(RefinementInferer(iterations=2))(batch, network)
+    assert isinstance(segmentation, MetaTensor)
+    assert torch.equal(segmentation.affine, batch.affine)
 
 
 def test_what_no_lambda_mends_is_corrected_in_the_channels(tiny_network: Callable[..., AtlasISTN]) -> None:
@@ -122,14 +121,13 @@ def test_what_no_lambda_mends_is_corrected_in_the_channels(tiny_network: Callabl
     label[4:12, 4:12] = 1
     label[7, 7] = 0.35
     network.atlas_labels.copy_(torch.stack([1 - label, label])[None])
-    batch = MetaTensor(network.atlas_labels.clone())
-    plain = RefinementInferer(iterations=0).refine(batch, network)
+    batch = network.atlas_labels.clone()
+    plain = RefinementInferer(iterations=0).infer(batch, network)
     target = atlas_signature(network)
     assert target.violations(plain.segmentation[0].argmax(dim=0).numpy())
-    result = TopologyInferer(iterations=0).refine(batch, network)
+    result = TopologyGuard(RefinementInferer(iterations=0)).infer(batch, network)
     assert not target.violations(result.segmentation[0].argmax(dim=0).numpy())
-    assert batch.meta["topology_step"] == ["correction"]
-    assert batch.meta["topology_voxels_changed"] == [1]
+    assert result.topology == (TopologyNote("correction", True, 1),)
     changed = (result.segmentation != plain.segmentation).any(dim=1)
     assert changed.sum() == 1
 

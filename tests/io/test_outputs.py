@@ -119,8 +119,8 @@ def test_transforms_map_world_points_as_ours_map_voxels(tmp_path: Path, dim: int
     atlas[:dim, 3] = atlas_grid_affine(shape, spacing)[:dim, dim]
     to_lps = np.array([-1.0, -1.0, 1.0])[:dim]
     grids = {
-        "atlas_to_subject": (subject, atlas, transform.atlas_to_subject()),
-        "subject_to_atlas": (atlas, subject, transform.subject_to_atlas()),
+        "atlas_to_subject": (subject, atlas, transform.moving_to_fixed()),
+        "subject_to_atlas": (atlas, subject, transform.fixed_to_moving()),
     }
     for name, (start, end, displacement) in grids.items():
         itk = sitk.ReadTransform(str(tmp_path / f"{name}.h5"))

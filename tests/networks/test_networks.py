@@ -52,19 +52,20 @@ class Particular(UNet):
 def test_first_prediction_is_the_identity(dim: int, tiny_network: Build) -> None:
     network = tiny_network(SHAPES[dim])
     image = torch.rand(2, 1, *SHAPES[dim])
-    _, transform = network.predict(image)
+    transform = network.transform(*network.register(network.segment(image)))
     # The velocity head starts at 1e-5.
-    assert transform.atlas_to_subject().abs().max() < 1e-3
+    assert transform.moving_to_fixed().abs().max() < 1e-3
     torch.testing.assert_close(network(image), network.atlas_labels.expand(2, -1, *SHAPES[dim]), rtol=0, atol=1e-3)
 
 
 def test_forward_is_the_one_pass_segmentation(dim: int, tiny_network: Build) -> None:
     network = disturb(tiny_network(SHAPES[dim]))
     image = torch.rand(2, 1, *SHAPES[dim])
-    prediction, transform = network.predict(image)
+    prediction = network.segment(image)
+    transform = network.transform(*network.register(prediction))
     assert prediction.shape == (2, 2, *SHAPES[dim])
-    assert transform.atlas_to_subject().abs().max() > 0.1
-    assert torch.equal(network(image), transform.to_subject(network.atlas_labels))
+    assert transform.moving_to_fixed().abs().max() > 0.1
+    assert torch.equal(network(image), transform.to_fixed(network.atlas_labels))
 
 
 def test_velocity_has_half_the_resolution_whatever_the_size(dim: int) -> None:
@@ -142,9 +143,9 @@ def test_one_state_dict_is_the_whole_model(dim: int, tiny_network: Build, tmp_pa
 def test_a_closed_gate_leaves_the_affine_at_the_identity(dim: int, tiny_network: Build) -> None:
     network = disturb(tiny_network(SHAPES[dim]))
     image = torch.rand(1, 1, *SHAPES[dim])
-    assert not torch.equal(network.predict(image)[1].affine[0], torch.eye(dim, dim + 1))
+    assert not torch.equal(network.affine(network.register(network.segment(image))[1])[0], torch.eye(dim, dim + 1))
     network.affine_gate.fill_(0)
-    assert torch.equal(network.predict(image)[1].affine[0], torch.eye(dim, dim + 1))
+    assert torch.equal(network.affine(network.register(network.segment(image))[1])[0], torch.eye(dim, dim + 1))
 
 
 def test_translation_of_the_network_is_a_fraction_of_half_the_extent(tiny_network: Build) -> None:

@@ -108,14 +108,14 @@ def test_pose_is_no_shape(smooth_field: SmoothField, dim: int) -> None:
     shift, turn = (a.reshape(-1, *[1] * dim) for a in amounts.T)
     rigid[:, 0] = shift + 0.1 * turn * places[1] * steps[1] / steps[0]
     rigid[:, 1] = -0.1 * turn * places[0] * steps[0] / steps[1]
-    found = pca(replace(transforms, velocity=transforms.velocity + rigid), dim)
+    found = pca(replace(transforms, field=transforms.velocity + rigid), dim)
     np.testing.assert_allclose(found.deviations[:2], expected.deviations[:2], rtol=1e-9)
 
 
 def write_cohort(folder: Path, transforms: Transform) -> tuple[Path, list[str]]:
     names = [f"case_{i}" for i in range(len(transforms))]
     parts = {name: transforms[i] for i, name in enumerate(names)}
-    single = {n: replace(t, velocity=t.velocity.float(), affine=t.affine.float()) for n, t in parts.items()}
+    single = {n: replace(t, field=t.velocity.float(), affine=t.affine.float()) for n, t in parts.items()}
     network = half_ball_network(transforms.shape)
     affine = np.diag([2.0, 2.0, 2.0 if len(transforms.shape) == 3 else 1.0, 1.0])
     return write_run(folder, network, single, affine), names
@@ -134,7 +134,7 @@ def test_the_command_describes_a_cohort_with_two_groups(
     parameters = decompose_affine(transforms.affine)
     parameters[:, :-dim] = 0
     parameters[:4, -dim:] = 0.2
-    transforms = replace(transforms, affine=compose_affine(parameters), velocity=0.15 * transforms.velocity)
+    transforms = replace(transforms, affine=compose_affine(parameters), field=0.15 * transforms.velocity)
     run, names = write_cohort(tmp_path / "out", transforms)
     lines = [f"{name},{'large' if i < 4 else 'small'}" for i, name in enumerate(names)]
     (tmp_path / "groups.csv").write_text("\n".join(["case,group", *lines]) + "\n")
@@ -278,7 +278,7 @@ def test_mistakes_are_named(tmp_path: Path, smooth_field: SmoothField) -> None:
         population(run, cases="case_0,case_1,case_1,case_2")
     with pytest.raises(InputError, match="found 'case_9'"):
         population(run, cases="case_9")
-    run, _ = write_cohort(tmp_path / "same", replace(transforms, velocity=0 * transforms.velocity))
+    run, _ = write_cohort(tmp_path / "same", replace(transforms, field=0 * transforms.velocity))
     with pytest.raises(InputError, match="all 3 cases have the same shape"):
         population(run)
     assert not (run / "population").exists()

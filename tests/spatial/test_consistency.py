@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from atlas_istn.spatial import Transform, identity_grid
+from atlas_istn.spatial import Transform, VelocityField, identity_grid
 from atlas_istn.spatial.consistency import inverse_consistency, map_points, map_subject, subject_to_subject
 
 SHAPES = {2: (40, 36), 3: (28, 24, 26)}
@@ -23,7 +23,7 @@ def transform(dim: int, velocity: torch.Tensor | None = None, shift: float = 0.0
         velocity = torch.zeros(1, dim, *(n // 2 for n in shape))
     affine = torch.eye(dim, dim + 1).repeat(len(velocity), 1, 1)
     affine[:, 0, dim] = shift
-    return Transform(velocity.float(), affine, shape, (1.0,) * dim, squarings)
+    return Transform(velocity.float(), affine, shape, (1.0,) * dim, VelocityField(squarings))
 
 
 def smooth(dim: int, fields: Fields, amplitude: float = 2.0, batch: int = 1, seed: int = 0) -> torch.Tensor:

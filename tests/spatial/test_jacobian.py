@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 from atlas_istn.spatial import (
@@ -14,7 +13,6 @@ from atlas_istn.spatial import (
     exponential,
     identity_grid,
     jacobian_determinant,
-    mean_squared_gradient,
     num_affine_parameters,
 )
 
@@ -63,30 +61,6 @@ def test_divergence_free_velocity_preserves_volume() -> None:
     assert (jacobian_determinant(exponential(vortex)) - 1).abs().max() < 0.02
 
 
-@pytest.mark.parametrize(("coarse", "fine"), [(33, 65), (40, 100)])
-def test_penalty_does_not_depend_on_the_matrix_size(dim: int, coarse: int, fine: int) -> None:
-    """One field over one extent, sampled on two grids."""
-
-    def penalty(size: int) -> torch.Tensor:
-        position = identity_grid([size] * dim, torch.device("cpu")).double() / (size - 1)
-        waves = torch.sin(2 * np.pi * position.roll(1, dims=1)) * torch.cos(np.pi * position)
-        return mean_squared_gradient(0.05 * waves * (size - 1))
-
-    if dim == 3:
-        coarse, fine = coarse // 2, fine // 2
-    # Differences over a wave of n voxels are off by (2π / n)² / 24 and the borders count half: 3 % at 16 voxels.
-    torch.testing.assert_close(penalty(coarse), penalty(fine), rtol=0.05, atol=0)
-
-
-def test_penalty_of_a_linear_field_is_its_squared_norm(dim: int) -> None:
-    matrix = torch.randn(2, dim, dim, dtype=torch.float64)
-    grid = identity_grid(list(SHAPE[:dim]), matrix.device).double()
-    penalty = mean_squared_gradient(torch.einsum("bij,j...->bi...", matrix, grid[0]))
-    torch.testing.assert_close(penalty, matrix.square().sum(dim=(1, 2)))
-    assert mean_squared_gradient(torch.full((1, dim, *SHAPE[:dim]), 3.0)) == 0
-
-
 def test_gradients_are_right(dim: int) -> None:
     displacement = (0.2 * torch.randn(1, dim, *(4, 3, 3)[:dim], dtype=torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(jacobian_determinant, (displacement,))
-    assert torch.autograd.gradcheck(mean_squared_gradient, (displacement,))

@@ -14,14 +14,14 @@ from atlas_istn.spatial import (
     Transform,
     affine_matrix,
     apply_affine,
-    atlas_to_subject_displacement,
+    fixed_to_moving_displacement,
     identity_grid,
     invert_affine,
     jacobian_determinant,
+    moving_to_fixed_displacement,
     num_affine_parameters,
     resize_displacement,
     sample_displacement,
-    subject_to_atlas_displacement,
     warp,
 )
 
@@ -56,7 +56,7 @@ def transform(dim: int, smooth_field: Field) -> Callable[..., Transform]:
 def test_the_two_directions_invert_each_other(affine: str, dim: int, transform: Callable[..., Transform]) -> None:
     """‖Φ⁻¹ ∘ Φ − id‖ ≤ 0.1 voxel on average wherever Φ stays inside the image, and the other way round."""
     maps = transform(affine)
-    forward, inverse = maps.subject_to_atlas(), maps.atlas_to_subject()
+    forward, inverse = maps.fixed_to_moving(), maps.moving_to_fixed()
     size = torch.tensor(SHAPES[dim]).reshape(1, dim, *[1] * dim)
     for first, second in [(forward, inverse), (inverse, forward)]:
         points = identity_grid(list(SHAPES[dim]), first.device) + first
@@ -70,7 +70,7 @@ def test_the_two_directions_invert_each_other(affine: str, dim: int, transform: 
 def test_no_voxel_folds_up_to_the_border(affine: str, transform: Callable[..., Transform]) -> None:
     maps = transform(affine)
     assert (maps.jacobian_determinant() > 0).all()
-    assert (jacobian_determinant(maps.subject_to_atlas()) > 0).all()
+    assert (jacobian_determinant(maps.fixed_to_moving()) > 0).all()
 
 
 def test_without_deformation_the_maps_are_the_affine(dim: int, transform: Callable[..., Transform]) -> None:
@@ -79,9 +79,9 @@ def test_without_deformation_the_maps_are_the_affine(dim: int, transform: Callab
     spacing, shape = list(SPACING[:dim]), list(SHAPES[dim])
     # float32 at coordinates up to 100 voxels.
     expected = apply_affine(maps.affine, grid, spacing, shape)
-    torch.testing.assert_close(grid + maps.subject_to_atlas(), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(grid + maps.fixed_to_moving(), expected, rtol=0, atol=1e-4)
     expected = apply_affine(invert_affine(maps.affine), grid, spacing, shape)
-    torch.testing.assert_close(grid + maps.atlas_to_subject(), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(grid + maps.moving_to_fixed(), expected, rtol=0, atol=1e-4)
 
 
 def test_the_affine_acts_after_the_deformation(dim: int, transform: Callable[..., Transform]) -> None:
@@ -89,7 +89,7 @@ def test_the_affine_acts_after_the_deformation(dim: int, transform: Callable[...
     maps = transform("moderate")
     grid = identity_grid(list(SHAPES[dim]), maps.affine.device)
     expected = apply_affine(maps.affine, grid + maps.displacement(), list(SPACING[:dim]), list(SHAPES[dim]))
-    torch.testing.assert_close(grid + maps.subject_to_atlas(), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(grid + maps.fixed_to_moving(), expected, rtol=0, atol=1e-4)
 
 
 def test_a_labelmap_survives_the_way_to_the_atlas_and_back(
@@ -97,7 +97,7 @@ def test_a_labelmap_survives_the_way_to_the_atlas_and_back(
 ) -> None:
     labels = ring(SHAPES[dim])
     maps = transform("moderate")
-    there_and_back = maps.to_subject(maps.to_atlas(labels))
+    there_and_back = maps.to_fixed(maps.to_moving(labels))
     first, second = labels[:, 1] > 0.5, there_and_back[:, 1] > 0.5
     dice = 2 * (first & second).sum() / (first.sum() + second.sum())
     # Two linear interpolations round off an edge that is one voxel wide; the paper's IC-DSC is 0.996.
@@ -118,19 +118,19 @@ def test_a_batch_is_its_cases(dim: int, transform: Callable[..., Transform]) -> 
     assert len(maps) == 3
     rejoined = Transform.cat([maps[0], maps[1:]])
     assert torch.equal(rejoined.velocity, maps.velocity)
-    torch.testing.assert_close(maps[1].atlas_to_subject(), maps.atlas_to_subject()[1:2])
+    torch.testing.assert_close(maps[1].moving_to_fixed(), maps.moving_to_fixed()[1:2])
     shared = torch.rand(1, 1, *SHAPES[dim])
-    torch.testing.assert_close(maps.to_subject(shared)[2:], maps[2].to_subject(shared))
+    torch.testing.assert_close(maps.to_fixed(shared)[2:], maps[2].to_fixed(shared))
 
 
 def test_detach_leaves_the_graph(transform: Callable[..., Transform]) -> None:
     maps = transform()
     maps.velocity.requires_grad_()
-    assert maps.atlas_to_subject().requires_grad
-    assert not maps.detach().atlas_to_subject().requires_grad
+    assert maps.moving_to_fixed().requires_grad
+    assert not maps.detach().moving_to_fixed().requires_grad
 
 
-@pytest.mark.parametrize("compose", [subject_to_atlas_displacement, atlas_to_subject_displacement])
+@pytest.mark.parametrize("compose", [fixed_to_moving_displacement, moving_to_fixed_displacement])
 def test_gradients_are_right(compose: Callable[..., torch.Tensor], dim: int, smooth_field: Field) -> None:
     shape = (5, 4, 3)[:dim]
     deformation = smooth_field(shape, 0.8, sigma=1.0).requires_grad_()
@@ -155,11 +155,11 @@ def test_autocast_changes_nothing(dim: int, transform: Callable[..., Transform],
         return [
             affine,
             invert_affine(affine),
-            fresh.subject_to_atlas(),
-            fresh.atlas_to_subject(),
-            fresh.to_atlas(labels),
+            fresh.fixed_to_moving(),
+            fresh.moving_to_fixed(),
+            fresh.to_moving(labels),
             fresh.jacobian_determinant(),
-            warp(labels, maps.subject_to_atlas()),
+            warp(labels, maps.fixed_to_moving()),
         ]
 
     expected = results()
@@ -171,4 +171,4 @@ def test_autocast_changes_nothing(dim: int, transform: Callable[..., Transform],
 
 
 def test_double_precision_goes_through(transform: Callable[..., Transform]) -> None:
-    assert transform(precision=torch.float64).atlas_to_subject().dtype == torch.float64
+    assert transform(precision=torch.float64).moving_to_fixed().dtype == torch.float64

@@ -112,7 +112,7 @@ def test_the_mean_map_of_the_cohort_is_taken_out_of_the_mean_of_the_warped_cases
     # The cases are one ellipse, seen through four maps: in subject space, they are its images under these maps.
     transforms = fixed_transforms()
     start = ellipse(torch.zeros(2), torch.zeros(2))[None]
-    labels = list(transforms.to_subject(start.expand(4, -1, -1, -1)))
+    labels = list(transforms.to_fixed(start.expand(4, -1, -1, -1)))
     network = tiny_network(SHAPE)
     Fixed(network, batches(labels, size), shape="unbiased").fixed(size)
     # v̄ is 0.2 voxels of the half-resolution grid along both axes, which share the extent of the whole one.

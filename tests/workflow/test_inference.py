@@ -1,6 +1,6 @@
 # Copyright 2026 The Atlas-ISTN bundle developers
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Pieces of the inference workflow; the workflow itself is tested in test_bundle_inference.py."""
+"""Pieces of the inference workflow; the workflow itself is tested in tests/bundle."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from atlas_istn.inferers.refine import RefinementInferer
 from atlas_istn.io.loading import LoadCased
 from atlas_istn.models.loading import ModelLoader
 from atlas_istn.networks import AtlasISTN
-from atlas_istn.workflow.cases import CaseDataset, CaseWriter, FailureReport, collate_cases
+from atlas_istn.workflow.cases import CaseDataset, FailureReport, collate_cases
 from atlas_istn.workflow.evaluator import AtlasEvaluator
+from atlas_istn.workflow.writer import CaseWriter
 
 SHAPE = (16, 16)
 

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,18 +20,15 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from atlas_istn.errors import InputError
-from atlas_istn.inferers.ensemble import EnsembleInferer, EnsembleRefinement
+from atlas_istn.inferers.ensemble import EnsembleInferer
 from atlas_istn.inferers.refine import RefinementInferer
+from atlas_istn.inferers.result import Result
 from atlas_istn.io.outputs import write_json
 from atlas_istn.networks import AtlasISTN
-from atlas_istn.workflow.quality import (
-    CaseMeasures,
-    Population,
-    QualityCalibration,
-    QualityCheck,
-    label_entropy,
-    measure_cases,
-)
+from atlas_istn.spatial import Transform
+from atlas_istn.workflow.calibration import QualityCalibration
+from atlas_istn.workflow.measures import Measures, label_entropy, measure
+from atlas_istn.workflow.quality import Population, QualityCheck
 from support import ROOT
 
 CONFIGS = ROOT / "bundle" / "configs"
@@ -39,13 +36,14 @@ SHAPE = (24, 24)
 IDENTITY = torch.eye(2, 3)
 
 
-def output(refined: torch.Tensor, predicted: torch.Tensor, affine: torch.Tensor = IDENTITY) -> dict[str, torch.Tensor]:
-    soft = {"pred": refined, "itn": predicted, "one_pass": refined.roll(1, dims=2)}
-    velocity = torch.zeros(len(refined), 2, 12, 12)
-    return {**soft, "velocity": velocity, "affine": affine.expand(len(refined), 2, 3)}
+def measured(refined: torch.Tensor, predicted: torch.Tensor) -> Measures:
+    """Measures of one case that was not moved."""
+    transform = Transform(torch.zeros(1, 2, 12, 12), IDENTITY[None], SHAPE, (1.0, 1.0))
+    result = Result(refined, 0.0, predicted, refined.roll(1, dims=2), transform)
+    return measure(result)[0]
 
 
-def usual_cases(count: int = 40, seed: int = 0) -> list[dict]:
+def usual_cases(count: int = 40, seed: int = 0) -> list[Measures]:
     """Measures of cases that differ a little, by a factor of about 1.1."""
     random = np.random.default_rng(seed)
     names = {
@@ -57,11 +55,17 @@ def usual_cases(count: int = 40, seed: int = 0) -> list[dict]:
         "deformation": 0.02,
     }
     return [
-        {name: value * math.exp(random.normal(0, 0.1)) for name, value in names.items()}
-        | {"affine": (IDENTITY.flatten() + 0.05 * torch.from_numpy(random.normal(size=6))).tolist()}
-        | {"log_volumes": [math.log(volume) + random.normal(0, 0.1) for volume in (500, 900)]}
+        Measures(
+            **{name: value * math.exp(random.normal(0, 0.1)) for name, value in names.items()},
+            affine=tuple((IDENTITY.flatten() + 0.05 * torch.from_numpy(random.normal(size=6))).tolist()),
+            log_volumes=tuple(math.log(volume) + random.normal(0, 0.1) for volume in (500, 900)),
+        )
         for _ in range(count)
     ]
+
+
+def disagreeing(disagreement: float) -> Measures:
+    return replace(usual_cases(1)[0], disagreement=disagreement)
 
 
 def test_entropy_is_zero_where_certain_and_one_where_all_labels_are_equally_likely() -> None:
@@ -73,16 +77,16 @@ def test_entropy_is_zero_where_certain_and_one_where_all_labels_are_equally_like
 def test_measures_of_agreement_and_of_disagreement(ring: Callable[..., torch.Tensor]) -> None:
     hard = torch.nn.functional.one_hot(ring(SHAPE).argmax(dim=1), 2).movedim(-1, 1).float()
     moved = hard.roll(2, dims=2)
-    same, other = measure_cases(output(hard, hard)), measure_cases(output(hard, moved))
+    same, other = measured(hard, hard), measured(hard, moved)
     for name in ("misfit", "disagreement", "entropy", "deformation"):
-        assert float(same[name]) == pytest.approx(0.0, abs=1e-6)
+        assert getattr(same, name) == pytest.approx(0.0, abs=1e-6)
     overlap, volume = float((hard * moved)[:, 1].sum()), float(hard[:, 1].sum())
-    assert float(other["disagreement"]) == pytest.approx(1 - overlap / volume, abs=1e-5)
-    assert float(other["itn_entropy"]) == pytest.approx(0.0, abs=1e-6)
-    assert same["log_volumes"].exp().flatten().tolist() == pytest.approx([volume])
-    assert float(same["one_pass"]) > 0  # of the 1-pass, a voxel beside both
+    assert other.disagreement == pytest.approx(1 - overlap / volume, abs=1e-5)
+    assert other.itn_entropy == pytest.approx(0.0, abs=1e-6)
+    assert np.exp(same.log_volumes).tolist() == pytest.approx([volume])
+    assert same.one_pass > 0  # of the 1-pass, a voxel beside both
     # A voxel of the wrong class has an error of 2, one on each side of every miss.
-    assert float(other["misfit"]) == pytest.approx(4 * (volume - overlap) / volume, rel=1e-5)
+    assert other.misfit == pytest.approx(4 * (volume - overlap) / volume, rel=1e-5)
 
 
 def test_a_usual_case_is_ok_and_an_unusual_one_is_not_for_the_right_reason() -> None:
@@ -98,15 +102,15 @@ def test_a_usual_case_is_ok_and_an_unusual_one_is_not_for_the_right_reason() -> 
         ("itn_entropy", "the ITN is less certain"),
         ("deformation", "stronger"),
     ):
-        verdict = check({**fresh[0], name: 3 * fresh[0][name]})
+        verdict = check(replace(fresh[0], **{name: 3 * getattr(fresh[0], name)}))
         assert verdict.flag != "ok"
         assert words in verdict.reasons[0]
         assert verdict.score > check(fresh[0]).score
-    far = (torch.tensor(fresh[0]["affine"]) + torch.tensor([0, 0, 5.0, 0, 0, 0])).tolist()
-    assert "position" in check({**fresh[0], "affine": far}).reasons[0]
+    far = tuple(np.add(fresh[0].affine, [0, 0, 5.0, 0, 0, 0]))
+    assert "position" in check(replace(fresh[0], affine=far)).reasons[0]
     for factor in (0.3, 3.0):  # one label too small or too large
-        small = [fresh[0]["log_volumes"][0], math.log(900 * factor)]
-        assert check({**fresh[0], "log_volumes": small}).reasons[0].startswith("the volume of a label is unusual")
+        small = (fresh[0].log_volumes[0], math.log(900 * factor))
+        assert check(replace(fresh[0], log_volumes=small)).reasons[0].startswith("the volume of a label is unusual")
 
 
 def test_it_takes_several_very_unusual_measures_to_fail() -> None:
@@ -114,16 +118,16 @@ def test_it_takes_several_very_unusual_measures_to_fail() -> None:
     check.population = Population.of(usual_cases())
     case = usual_cases(1, seed=1)[0]
     for count, flag in ((1, "review"), (2, "review"), (3, "fail")):
-        odd = {name: 5 * case[name] for name in ("misfit", "entropy", "deformation")[:count]}
-        assert check({**case, **odd}).flag == flag
+        odd = {name: 5 * getattr(case, name) for name in ("misfit", "entropy", "deformation")[:count]}
+        assert check(replace(case, **odd)).flag == flag
 
 
 def test_less_than_usual_is_no_reason_for_alarm() -> None:
     check = QualityCheck()
     check.population = Population.of(usual_cases())
     perfect = dict.fromkeys(("misfit", "disagreement", "one_pass", "entropy", "itn_entropy", "deformation"), 0.0)
-    usual = {"affine": IDENTITY.flatten(), "log_volumes": [math.log(500), math.log(900)]}
-    assert check({**perfect, **usual}).flag == "ok"
+    usual = {"affine": tuple(IDENTITY.flatten().tolist()), "log_volumes": (math.log(500), math.log(900))}
+    assert check(Measures(**perfect, **usual)).flag == "ok"
 
 
 @pytest.mark.parametrize(
@@ -139,20 +143,20 @@ def test_less_than_usual_is_no_reason_for_alarm() -> None:
 def test_fixed_limits_hold_without_calibration(
     disagreement: float, folded: float, empty: int, flag: str, reason: str | None
 ) -> None:
-    verdict = QualityCheck("nowhere/quality.json")({"disagreement": disagreement}, folded, empty)
+    verdict = QualityCheck("nowhere/quality.json")(disagreeing(disagreement), folded, empty)
     assert verdict.flag == flag
     assert (verdict.reasons[:1] or [None])[0] == reason
     assert verdict.score == disagreement
 
 
 def test_a_result_without_the_topology_of_the_atlas_is_to_be_reviewed() -> None:
-    verdict = QualityCheck()({"disagreement": 0.1}, topology_kept=False)
+    verdict = QualityCheck()(disagreeing(0.1), topology_kept=False)
     assert (verdict.flag, verdict.reasons) == ("review", ["the topology is not the atlas's"])
 
 
 def test_outliers_hardly_move_the_population() -> None:
     cases = usual_cases()
-    spoiled = [*cases[4:], *[{**case, "misfit": 100.0} for case in cases[:4]]]
+    spoiled = [*cases[4:], *[replace(case, misfit=100.0) for case in cases[:4]]]
     clean, robust = Population.of(cases), Population.of(spoiled)
     # A tenth of outliers moves the median of a normal distribution by 0.14 spreads of 0.1, and widens the MAD by 20 %.
     assert robust.median["misfit"] == pytest.approx(clean.median["misfit"], abs=0.04)
@@ -163,7 +167,8 @@ def test_calibration_is_written_and_belongs_to_its_model(tmp_path: Path, caplog:
     (tmp_path / "model.pt").write_bytes(b"weights")
     path = tmp_path / "quality.json"
     handler = QualityCalibration(path, tmp_path / "model.pt")
-    handler._collect(SimpleNamespace(state=SimpleNamespace(output=[{"measures": case} for case in usual_cases()])))
+    cases = [SimpleNamespace(measures=case) for case in [*usual_cases(), None]]  # one without a refinement
+    handler._collect(SimpleNamespace(state=SimpleNamespace(cases=cases)))
     handler._write()
     check = QualityCheck(path, tmp_path / "model.pt")
     assert check.population is not None
@@ -186,14 +191,8 @@ def test_too_few_cases_are_refused() -> None:
         Population.of(usual_cases(3))
 
 
-def test_the_handler_measures_what_it_can(ring: Callable[..., torch.Tensor]) -> None:
-    state = SimpleNamespace(output=output(ring(SHAPE), ring(SHAPE, shift=1.0)))
-    CaseMeasures(uncertainty=True)(SimpleNamespace(state=state))
-    assert state.output["measures"]["disagreement"].shape == (1,)
-    assert torch.equal(state.output["uncertainty"], label_entropy(ring(SHAPE)))
-    state.output = {"pred": ring(SHAPE)}  # a variant without atlas
-    CaseMeasures()(SimpleNamespace(state=state))
-    assert list(state.output) == ["pred"]
+def test_without_a_refinement_there_is_nothing_to_measure(ring: Callable[..., torch.Tensor]) -> None:
+    assert measure(Result(ring(SHAPE), 0.0)) == []
 
 
 @pytest.fixture
@@ -208,8 +207,8 @@ def network(tiny_network: Callable[..., AtlasISTN], ring: Callable[..., torch.Te
 
 def test_one_member_is_the_refinement_alone(network: AtlasISTN, ring: Callable[..., torch.Tensor]) -> None:
     image, inferer = ring(SHAPE, shift=1.0)[:, 1:], RefinementInferer(iterations=3)
-    result = EnsembleInferer(inferer).refine(image, network)
-    assert not isinstance(result, EnsembleRefinement)
+    result = EnsembleInferer(inferer).infer(image, network)
+    assert result.ensemble is None
     assert torch.equal(EnsembleInferer(inferer)(image, network), inferer(image, network))
 
 
@@ -219,13 +218,13 @@ def test_the_ensemble_keeps_the_result_and_repeats_in_any_order(
     images = torch.cat([ring(SHAPE, shift=1.0)[:, 1:], ring(SHAPE, shift=-1.0)[:, 1:]])
     refinement = RefinementInferer(iterations=3)
     inferer = EnsembleInferer(refinement, members=3)
-    result = inferer.refine(images, network)
+    result = inferer.infer(images, network)
     assert torch.equal(result.segmentation, refinement(images, network))
-    backwards = inferer.refine(images.flip(0), network)
+    backwards = inferer.infer(images.flip(0), network)
     torch.testing.assert_close(backwards.ensemble.flip(0), result.ensemble, rtol=0, atol=1e-4)
-    alone = torch.cat([inferer.refine(image[None], network).ensemble for image in images])
+    alone = torch.cat([inferer.infer(image[None], network).ensemble for image in images])
     torch.testing.assert_close(alone, result.ensemble, rtol=0, atol=1e-4)
-    other = EnsembleInferer(refinement, members=3, seed=1).refine(images, network)
+    other = EnsembleInferer(refinement, members=3, seed=1).infer(images, network)
     assert (other.ensemble - result.ensemble).abs().max() > 1e-3
 
 
@@ -235,13 +234,13 @@ def test_uncertainty_is_higher_where_the_members_disagree(
     """One half of the image shows nothing that could hold the atlas in place."""
     image = ring(SHAPE)[:, 1:].clone()
     refinement = RefinementInferer(iterations=15, regularisation=0.01)
-    held = EnsembleInferer(refinement, members=5).refine(image, network)
-    free = EnsembleInferer(RefinementInferer(iterations=0), members=5).refine(image, network)
+    held = EnsembleInferer(refinement, members=5).infer(image, network)
+    free = EnsembleInferer(RefinementInferer(iterations=0), members=5).infer(image, network)
     certain = label_entropy(held.segmentation)
     # What the image settles, all members agree upon; without refinement each stays where it started.
     gained = [float((label_entropy(result.ensemble) - certain).clamp_min(0).sum()) for result in (held, free)]
     assert gained[1] > 2 * gained[0]
-    members = [EnsembleInferer(refinement, members=2, seed=seed).refine(image, network) for seed in range(4)]
+    members = [EnsembleInferer(refinement, members=2, seed=seed).infer(image, network) for seed in range(4)]
     second = torch.stack([2 * member.ensemble - member.segmentation for member in members])
     disagree = second.argmax(dim=2).float().var(dim=0) > 0
     mean = label_entropy(second.mean(dim=0))[:, 0]

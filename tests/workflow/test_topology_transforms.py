@@ -8,8 +8,8 @@ from monai.data import MetaTensor
 from monai.transforms import AsDiscrete, Compose, Invertd, Spacingd
 from scipy.ndimage import gaussian_filter
 
-from atlas_istn.topology import Signature
-from atlas_istn.workflow.topology_transforms import PreserveTopologyd, RecordTopologyd
+from atlas_istn.topology import Signature, TopologyNote
+from atlas_istn.workflow.topology_transforms import NOTE, PreserveTopologyd, RecordTopologyd
 
 
 def letter() -> torch.Tensor:
@@ -34,7 +34,6 @@ def deliver(spacing: float, pred: torch.Tensor) -> tuple[MetaTensor, Signature]:
     data = preprocessing({"image": native})
     grid = data["image"].shape[1:]
     pred = torch.nn.functional.interpolate(pred[None], size=grid, mode="bilinear", align_corners=True)[0]
-    data["image"].meta.update(topology_step="lambda", topology_voxels_changed=2)
     after = Compose(
         [
             RecordTopologyd("pred"),
@@ -50,9 +49,7 @@ def deliver(spacing: float, pred: torch.Tensor) -> tuple[MetaTensor, Signature]:
 def test_on_a_fine_grid_it_is_the_plain_argmax_and_says_so() -> None:
     result, target = deliver(1.0, letter())
     assert not target.violations(result[0].numpy().astype(int))
-    assert result.meta["topology_step"] == "lambda"  # what the inferer noted
-    assert result.meta["topology_kept"] is True
-    assert result.meta["topology_voxels_changed"] == 2
+    assert result.meta[NOTE] == TopologyNote("none", True, 0)
     assert "topology" not in result.meta
 
 
@@ -60,15 +57,16 @@ def test_on_a_coarse_grid_strokes_are_mended() -> None:
     result, target = deliver(2.6, letter())
     assert target.shapes[(1,)] == (1, 2, 0)
     assert not target.violations(result[0].numpy().astype(int))
-    assert result.meta["topology_step"] in ("supersample", "correction")
-    assert result.meta["topology_voxels_changed"] > 2
-    assert result.meta["topology_kept"] is True
+    note = result.meta[NOTE]
+    assert note.step in ("supersample", "correction")
+    assert note.voxels_changed > 0
+    assert note.kept
 
 
 def test_on_a_hopeless_grid_it_admits_it() -> None:
     result, target = deliver(9.0, letter())
     assert target.violations(result[0].numpy().astype(int))
-    assert result.meta["topology_kept"] is False
+    assert not result.meta[NOTE].kept
 
 
 def test_type_and_metadata_are_those_of_a_plain_argmax() -> None:
@@ -87,7 +85,7 @@ def test_without_a_note_it_is_the_plain_argmax() -> None:
         assert (PreserveTopologyd("pred")(RecordTopologyd("pred")(data))["pred"][0] == noise.argmax(dim=0)).all()
 
 
-def test_a_failure_on_the_grid_of_the_model_is_not_forgotten() -> None:
-    image = MetaTensor(torch.zeros(1, 32, 24), meta={"topology_kept": False})
-    data = {"image": image, "pred": MetaTensor(letter())}
-    assert PreserveTopologyd("pred")(RecordTopologyd("pred")(data))["pred"].meta["topology_kept"] is False
+def test_notes_of_both_grids_are_one() -> None:
+    on_model, native = TopologyNote("lambda", False, 2), TopologyNote("correction", True, 3)
+    assert on_model.then(native) == native.then(on_model) == TopologyNote("correction", False, 5)
+    assert TopologyNote().then(native) == native

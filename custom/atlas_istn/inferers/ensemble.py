@@ -4,48 +4,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from monai.inferers import Inferer
 from monai.networks.layers import GaussianFilter
 from torch import Tensor
 
 from ..errors import InputError
 from ..networks import AtlasISTN
-from .refine import Refinement, RefinementInferer
+from .base import Refiner, SegmentationInferer, Start
+from .result import Result
 
-__all__ = ["EnsembleInferer", "EnsembleRefinement"]
-
-
-@dataclass(frozen=True)
-class EnsembleRefinement(Refinement):
-    """A `Refinement` with what its other starts yield.
-
-    Attributes:
-        ensemble: mean of the refined soft labelmaps of all members, ``[B, Nc, *shape]``. It need not have the atlas's
-            topology: it is for uncertainty; the segmentation is that of the first member.
-    """
-
-    ensemble: Tensor = field(kw_only=True)
-
-    def outputs(self) -> dict[str, Tensor]:
-        """As `Refinement.outputs`, with ``ensemble``."""
-        return {**super().outputs(), "ensemble": self.ensemble}
+__all__ = ["EnsembleInferer"]
 
 
-class EnsembleInferer(Inferer):
+class EnsembleInferer(SegmentationInferer):
     """Refines the registration from the 1-pass and from starts near it.
 
-    The first member is the refinement itself, and its result is the result. The other members start from the 1-pass
-    plus a smooth random velocity and a random affine step. The steps depend on the seed and on the member alone, so
-    neither the order of cases nor the batch changes anything.
+    The first member is the inferer itself, and its result is the result. The other members start from the 1-pass plus a
+    smooth random velocity and a random affine step, and are refined to the target that the first one ended with. The
+    steps depend on the seed and on the member alone, so neither the order of cases nor the batch changes anything.
 
     Args:
-        inferer: the refinement, in the mode ``"field"``; in the other mode the start is not free.
-        members: number of starts; 1 is the refinement alone.
+        inferer: the refinement. With several members it has to refine fields: of weights the start is not free.
+        members: number of starts; 1 is the inferer alone.
         velocity_step: standard deviation of the random velocity, in voxels of its grid.
         affine_step: standard deviation of the random affine parameters: translation as a fraction of half the extent,
             rotation in radians, logarithm of scale.
@@ -53,12 +36,12 @@ class EnsembleInferer(Inferer):
         seed: seed of the steps.
 
     Raises:
-        InputError: no members, or several in the mode ``"weights"``.
+        InputError: no members, or several of an inferer that refines weights.
     """
 
     def __init__(
         self,
-        inferer: RefinementInferer,
+        inferer: Refiner,
         members: int = 1,
         velocity_step: float = 1.0,
         affine_step: float = 0.05,
@@ -77,25 +60,22 @@ class EnsembleInferer(Inferer):
         self.sigma = sigma
         self.seed = seed
 
-    def __call__(self, inputs: Tensor, network: AtlasISTN, *_: Any, **__: Any) -> Tensor:
-        """Refined soft segmentation ``[B, Nc, *shape]`` of images ``[B, C, *shape]``."""
-        return self.refine(inputs, network).segmentation
-
-    def refine(self, inputs: Tensor, network: AtlasISTN) -> Refinement:
-        """As `RefinementInferer.refine`; an `EnsembleRefinement` if there are several members."""
+    def infer(self, image: Tensor, network: AtlasISTN) -> Result:
+        """Segment a batch as the inferer does; with several members the result has their mean as `ensemble`."""
         begin = time.perf_counter()
-        result = self.inferer.refine(inputs, network)
-        if self.members == 1:
+        result = self.inferer.infer(image, network)
+        if self.members == 1 or result.prediction is None or result.course is None:
             return result
         with torch.inference_mode(False), torch.no_grad():
             velocity, parameters = network.register(result.prediction)
             total = result.segmentation.clone()
             for member in range(1, self.members):
                 steps = self._steps(member, velocity, parameters)
-                start = result.target, velocity + steps[0], parameters + steps[1]
-                total += self.inferer.refine(inputs, network, start).segmentation
-        seconds = (time.perf_counter() - begin) / len(inputs)
-        return EnsembleRefinement(**{**vars(result), "seconds": seconds}, ensemble=total / self.members)
+                start = Start(result.prediction, velocity + steps[0], parameters + steps[1])
+                refined = self.inferer.fit(network, start, result.course.target)
+                total += refined.transform.to_fixed(network.atlas_labels)
+        seconds = (time.perf_counter() - begin) / len(image)
+        return dataclasses.replace(result, seconds=seconds, ensemble=total / self.members)
 
     def _steps(self, member: int, velocity: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Random velocity ``[1, dim, *half]`` and affine parameters ``[1, P]`` of a member, the same for every case."""

@@ -4,75 +4,32 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Sequence
+from typing import cast
 
 import torch
-from monai.inferers import Inferer
-from monai.metrics import DiceMetric
-from monai.networks import one_hot
 from torch import Tensor
 
 from ..errors import InputError
 from ..networks import AtlasISTN
+from ..registration.objective import Objective, Pair, Similarity
+from ..registration.optimise import Fit, Phase, Settling, optimise
+from ..registration.parameters import Build, FreeParameters, NetworkWeights, Parameters
+from ..registration.similarity import squared_error
 from ..spatial import Transform
-from ..training.losses import registration_terms, squared_error
+from .base import Refined, SegmentationInferer, Start, plain
+from .result import Course, Result
+from .target import TargetPolicy
 
-__all__ = ["Refinement", "RefinementInferer", "Start", "disagreement"]
+__all__ = ["RefinementInferer"]
 
-Start = tuple[Tensor, Tensor, Tensor]
-"""The ITN's prediction ``[B, Nc, *shape]``, velocity ``[B, dim, *half]`` and raw affine parameters ``[B, P]``."""
-
-
-@dataclass(frozen=True)
-class Refinement:
-    """Everything that the inference of a batch yields.
-
-    Attributes:
-        segmentation: refined soft labelmap ``ya ∘ Φ*⁻¹``, ``[B, Nc, *shape]``.
-        prediction: the ITN's output ŷ, ``[B, Nc, *shape]``.
-        one_pass: 1-pass soft labelmap, ``[B, Nc, *shape]``.
-        target: what the atlas was registered to, ``[B, Nc, *shape]``: ŷ sharpened, or less of it where `trust` is low.
-        trust: how far ŷ was believed, from 0 to 1, ``[B]``.
-        transform: the refined transform.
-        loss: objective L* of the transform, ``[B]``.
-        loss_curve: objective L* per iteration and case, ``[K + 1, B]``; row 0 is the 1-pass.
-        iterations: iterations until each case had settled, ``[B]``.
-        seconds: wall time per case, network included.
-    """
-
-    segmentation: Tensor
-    prediction: Tensor
-    one_pass: Tensor
-    target: Tensor
-    trust: Tensor
-    transform: Transform
-    loss: Tensor
-    loss_curve: Tensor
-    iterations: Tensor
-    seconds: float
-
-    def outputs(self) -> dict[str, Tensor]:
-        """Tensors over the batch, under the keys of an `AtlasEvaluator`'s output."""
-        return {
-            "pred": self.segmentation,
-            "itn": self.prediction,
-            "one_pass": self.one_pass,
-            "velocity": self.transform.velocity,
-            "affine": self.transform.affine,
-            "loss_before": self.loss_curve[0],
-            "loss_after": self.loss,
-            "trust": self.trust,
-            "loss_curve": self.loss_curve.T,
-            "iterations": self.iterations,
-            "seconds": torch.full((len(self.segmentation),), self.seconds),
-        }
+_RATES = {"field": 0.05, "weights": 1e-3}
+_AFFINE_SHARE = 0.2  # of the rate of a field: the affine parameters are fractions of half the extent, not voxels
+_STIFFER = 10.0  # the stiff λ in units of λ*, by default
 
 
-class RefinementInferer(Inferer):
+class RefinementInferer(SegmentationInferer):
     """Segments images by warping the atlas, with the registration refined for each image.
 
     The ITN runs once. ``mode="weights"`` is the paper's recipe: the STN's weights are optimised, on a copy, one case
@@ -88,26 +45,19 @@ class RefinementInferer(Inferer):
         atlas_weight: β*, weight of the atlas → subject term.
         subject_weight: γ*, weight of the subject → atlas term.
         regularisation: λ*.
-        similarity: per-case error of two labelmaps; `atlas_istn.training.losses.RobustError` does not chase outliers.
+        similarity: per-case error of two labelmaps; `RobustError` does not chase outliers.
         stiff_fraction: share of the iterations with the stiff λ in place of λ*: the atlas first moves as a whole, and
             bends later.
         stiff_regularisation: the stiff λ, no less than λ*; default 10 λ*. Given, it makes the limits of the trust hold
             whatever λ* is.
-        confidence: mean probability that the target's labels shall have in the foreground. Where the ITN wavers, as
-            under a foreign contrast, the label it decides for has hardly more than the others, and errors of
-            probabilities do not tell the atlas of the decision: as much of the labels, one-hot, is mixed into the
-            probabilities as it takes. 0 leaves them as they are, as in the paper.
-        trust: disagreements, each 1 − Dice, of the ITN's labels and the stiff atlas. Up to the first the ITN is
-            believed; from the second on it is not, since no shape near the atlas's looks like that, and the 1-pass, in
-            which the STN has judged, takes its place as the target. In between, the target is a mixture. By default the
-            ITN is always believed.
+        confidence: see `TargetPolicy`.
+        trust: see `TargetPolicy`; the fallback is the 1-pass, in which the STN has judged.
         tolerance: a case has settled when its objective improved by less than this fraction over `patience` iterations.
         patience: see `tolerance`.
         amp: run the convolutions in bf16.
 
     Raises:
-        InputError: an unknown mode, no direction with a weight, a confidence that is no probability, or limits
-            of the trust that do not rise.
+        InputError: an unknown mode, no direction with a weight, or what `TargetPolicy` refuses.
     """
 
     def __init__(
@@ -118,7 +68,7 @@ class RefinementInferer(Inferer):
         atlas_weight: float = 1.0,
         subject_weight: float = 0.0,
         regularisation: float = 0.5,
-        similarity: Callable[[Tensor, Tensor], Tensor] = squared_error,
+        similarity: Similarity = squared_error,
         stiff_fraction: float = 0.5,
         stiff_regularisation: float | None = None,
         confidence: float = 0.0,
@@ -127,258 +77,136 @@ class RefinementInferer(Inferer):
         patience: int = 10,
         amp: bool = False,
     ) -> None:
-        if mode not in ("field", "weights"):
+        if mode not in _RATES:
             raise InputError(f'refine_mode must be "field" or "weights", got "{mode}".')
         if atlas_weight <= 0 and subject_weight <= 0:
             raise InputError("refine_weights: beta or gamma must be positive; without both there is nothing to refine.")
-        if trust is not None and not (len(trust) == 2 and 0 <= trust[0] < trust[1]):
-            raise InputError(f"refine_trust must be two rising numbers from 0, or null, got {trust}.")
-        if not 0.0 <= confidence <= 1.0:
-            raise InputError(f"refine_confidence must lie between 0 and 1, got {confidence}.")
         super().__init__()
         self.mode = mode
         self.iterations = iterations
-        self.learning_rate = learning_rate or {"field": 0.05, "weights": 1e-3}[mode]
+        self.learning_rate = learning_rate
         self.atlas_weight = atlas_weight
         self.subject_weight = subject_weight
         self.regularisation = regularisation
         self.similarity = similarity
         self.stiff_fraction = stiff_fraction
         self.stiff_regularisation = stiff_regularisation
-        self.confidence = confidence
-        self.trust = trust
-        self.tolerance = tolerance
-        self.patience = patience
+        self.policy = TargetPolicy(confidence, trust)
+        self.settling = Settling(tolerance, patience)
         self.amp = amp
 
-    def __call__(self, inputs: Tensor, network: AtlasISTN, *_: Any, **__: Any) -> Tensor:
-        """Refined soft segmentation ``[B, Nc, *shape]`` of images ``[B, C, *shape]``."""
-        return self.refine(inputs, network).segmentation
-
-    def refine(self, inputs: Tensor, network: AtlasISTN, start: Start | None = None) -> Refinement:
-        """Segment a batch and return the ITN, 1-pass and refined results with the transforms.
-
-        Works under ``no_grad`` and ``inference_mode``.
-
-        Args:
-            inputs: images ``[B, C, *shape]``.
-            network: the network.
-            start: target, velocity and affine parameters to start from, in place of those of the network; this target
-                is believed.
-        """
+    def infer(self, image: Tensor, network: AtlasISTN) -> Result:
+        """Segment a batch, and keep the ITN's, the 1-pass and the refined result with the transforms."""
         begin = time.perf_counter()
-        # Tensors made under inference_mode cannot enter autograd: leave it, and copy what came from it.
         with torch.inference_mode(False), torch.no_grad():
-            image = torch.as_tensor(inputs).clone()
-            prediction, velocity, parameters = start or self._one_pass(image, network)
-            one_pass = network.transform(velocity, parameters).to_subject(network.atlas_labels)
-            fallback = one_pass if self.trust and not start else None
-            target = prediction if start else _sharpened(prediction, self.confidence)
-            fit = self._fit(network, prediction, velocity, parameters, target, fallback)
-            transform = network.transform(fit.velocity, fit.parameters)
-            segmentation = transform.to_subject(network.atlas_labels) if self.iterations else one_pass
-        return Refinement(
-            segmentation,
-            prediction,
-            one_pass,
-            fit.target,
-            fit.trust,
-            transform,
-            fit.loss,
-            fit.loss_curve,
-            fit.iterations,
-            (time.perf_counter() - begin) / len(image),
-        )
+            image = plain(image)
+            start = self.start(image, network)
+            one_pass = network.transform(start.velocity, start.parameters).to_fixed(network.atlas_labels)
+            target = self.policy.sharpened(start.prediction)
+            refined = self._refine(network, start, target, self.mode, self.regularisation, one_pass)
+            segmentation = refined.transform.to_fixed(network.atlas_labels) if self.iterations else one_pass
+        seconds = (time.perf_counter() - begin) / len(image)
+        return Result(segmentation, seconds, start.prediction, one_pass, refined.transform, refined.course)
 
-    def fit(self, image: Tensor, network: AtlasISTN, target: Tensor) -> Transform:
-        """Refine the registration of a batch to given labelmaps instead of the ITN's, as when an atlas is built.
-
-        Args:
-            image: ``[B, C, *shape]``; its 1-pass is the start.
-            network: the network.
-            target: soft labelmaps ``[B, Nc, *shape]``.
-        """
-        with torch.no_grad():
-            prediction, velocity, parameters = self._one_pass(image, network)
-            fit = self._fit(network, prediction, velocity, parameters, target)
-            return network.transform(fit.velocity, fit.parameters)
-
-    def _one_pass(self, image: Tensor, network: AtlasISTN) -> Start:
+    def start(self, image: Tensor, network: AtlasISTN) -> Start:
+        """Return the network's prediction and 1-pass for images ``[B, C, *shape]``."""
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.amp):
             prediction = network.segment(image)
-            return prediction, *network.register(prediction)
+            return Start(prediction, *network.register(prediction))
 
-    def _fit(
+    def fit(self, network: AtlasISTN, start: Start, target: Tensor, regularisation: float | None = None) -> Refined:
+        """Register the atlas to given labelmaps, which are believed, as when an atlas is built.
+
+        Another λ than the inferer's own is for fields: what it is raised for, folds and topology, wants little change.
+
+        Args:
+            network: holds the atlas.
+            start: where to begin.
+            target: soft labelmaps ``[B, Nc, *shape]``.
+            regularisation: in place of λ*.
+        """
+        mode = self.mode if regularisation is None else "field"
+        weight = self.regularisation if regularisation is None else regularisation
+        with torch.no_grad():
+            return self._refine(network, start, target, mode, weight)
+
+    def _refine(
         self,
         network: AtlasISTN,
-        prediction: Tensor,
-        velocity: Tensor,
-        parameters: Tensor,
+        start: Start,
         target: Tensor,
+        mode: str,
+        regularisation: float,
         fallback: Tensor | None = None,
-    ) -> _Fit:
+    ) -> Refined:
         """Fit to ``target`` or, where it is not to be trusted, to ``fallback``."""
-        if self.mode == "field":
-            return self._fit_field(network, velocity, parameters, target, fallback)
-        batches = [batch.split(1) for batch in (prediction, velocity, parameters, target)]
-        fallbacks = [None] * len(target) if fallback is None else fallback.split(1)
-        return _Fit.cat([self._fit_weights(network, *case) for case in zip(*batches, fallbacks, strict=True)])
-
-    def _fit_field(
-        self, network: AtlasISTN, velocity: Tensor, parameters: Tensor, target: Tensor, fallback: Tensor | None
-    ) -> _Fit:
-        start = velocity, parameters
-        velocity, parameters = velocity.clone().requires_grad_(), parameters.clone().requires_grad_()
-        gate = network.affine_gate
-        rates = [
-            {"params": [velocity], "lr": self.learning_rate},
-            {"params": [parameters], "lr": self.learning_rate / 5},
-        ]
-        return self._optimise(network, start, target, fallback, rates, lambda: (velocity, parameters * gate))
-
-    def _fit_weights(
-        self,
-        network: AtlasISTN,
-        prediction: Tensor,
-        velocity: Tensor,
-        parameters: Tensor,
-        target: Tensor,
-        fallback: Tensor | None,
-    ) -> _Fit:
-        start = velocity, parameters
-        stn = copy.deepcopy(network.stn).requires_grad_()
-        inputs = torch.cat([prediction[:, 1:], network.atlas_labels[:, 1:]], dim=1)
-        gate = network.affine_gate
-
-        def propose() -> tuple[Tensor, Tensor]:
-            with torch.autocast(prediction.device.type, dtype=torch.bfloat16, enabled=self.amp):
-                velocity, parameters = stn(inputs)
-            return velocity, parameters * gate
-
-        rates = [{"params": list(stn.parameters()), "lr": self.learning_rate}]
-        return self._optimise(network, start, target, fallback, rates, propose)
-
-    def _optimise(
-        self,
-        network: AtlasISTN,
-        start: tuple[Tensor, Tensor],
-        target: Tensor,
-        fallback: Tensor | None,
-        groups: list[dict[str, Any]],
-        propose: Callable[[], tuple[Tensor, Tensor]],
-    ) -> _Fit:
-        optimiser = torch.optim.Adam(groups)
         # A linear output layer overshoots; beyond what a labelmap can be there is nothing to fit.
         target = target.clamp(0.0, 1.0)
-        # The 1-pass, which the first iteration evaluates: any objective is better than none.
-        best = _Best(start[0].clone(), start[1].clone(), torch.full((len(target),), torch.inf, device=target.device))
-        trust = torch.ones(len(target), device=target.device)
-        curve: list[Tensor] = []
-        settled = torch.full((len(target),), -1, device=target.device)
-        bending = round(self.stiff_fraction * self.iterations)  # the iteration in which the atlas begins to bend
-        for iteration in range(self.iterations + 1):
-            with torch.enable_grad():
-                velocity, parameters = propose()
-                transform = network.transform(velocity, parameters)
-                if iteration == bending and fallback is not None:
-                    trust = self._trust(target, transform.detach().to_subject(network.atlas_labels))
-                    share = trust.reshape(-1, *[1] * (target.ndim - 1))
-                    target = share * target + (1.0 - share) * fallback
-                    best.objective[trust < 1.0] = torch.inf  # with another target, what was best is so no more
-                terms = registration_terms(
-                    transform,
-                    network.atlas_labels,
-                    target,
-                    atlas_to_subject=self.atlas_weight > 0,
-                    subject_to_atlas=self.subject_weight > 0,
-                    similarity=self.similarity,
-                )
-                misfit = self.atlas_weight * terms.get("a2s", 0.0) + self.subject_weight * terms.get("s2a", 0.0)
-                objective = (misfit + self.regularisation * terms["regularisation"]).detach()
-                curve.append(objective)
-                best.keep_better(velocity.detach(), parameters.detach(), objective)
-                self._mark_settled(settled, curve, iteration - bending)
-                if iteration == self.iterations or bool((settled >= 0).all()):
-                    break
-                optimiser.zero_grad(set_to_none=True)
-                weight = self._stiff_weight if iteration < bending else self.regularisation
-                # The cases of a batch do not interact: the gradient of a sum, each with its own parameters.
-                (misfit + weight * terms["regularisation"]).sum().backward()
-            optimiser.step()
-        settled[settled < 0] = len(curve) - 1
-        return _Fit(best.velocity, best.parameters, target, trust, best.objective, settled, torch.stack(curve))
+        build = _build(network)
+        cases = [slice(None)] if mode == "field" else [slice(i, i + 1) for i in range(len(target))]
+        fits, targets, trusts = [], [], []
+        for case in cases:
+            aim = _Aim(self, network, target[case], None if fallback is None else fallback[case])
+            phases = self._phases(regularisation, aim)
+            parameters = self._parameters(mode, network, start[case], build)
+            fits.append(optimise(parameters, aim.objective(), phases, self.settling))
+            targets.append(aim.target)
+            trusts.append(aim.trust)
+        fit = Fit.cat(fits)
+        course = Course(torch.cat(targets), torch.cat(trusts), fit.loss, fit.curve, fit.iterations)
+        return Refined(build(*fit.state), course)
+
+    def _parameters(self, mode: str, network: AtlasISTN, start: Start, build: Build) -> Parameters:
+        rate = _RATES[mode] if self.learning_rate is None or mode != self.mode else self.learning_rate
+        if mode == "field":
+            return FreeParameters((start.velocity, start.parameters), (rate, _AFFINE_SHARE * rate), build)
+        return NetworkWeights(network.stn, network.stn_input(start.prediction), rate, build, self.amp)
+
+    def _phases(self, regularisation: float, aim: _Aim) -> list[Phase]:
+        stiff = self.stiff_regularisation or _STIFFER * regularisation
+        count = round(self.stiff_fraction * self.iterations)
+        return [
+            Phase(count, max(stiff, regularisation)),
+            Phase(self.iterations - count, regularisation, aim.reconsider if aim.doubtful else None),
+        ]
+
+    def objective(self, network: AtlasISTN, target: Tensor) -> Objective:
+        """Return L* without its regulariser's weight: β* La2s* + γ* Ls2a* for targets ``[B, Nc, *shape]`` (17-19)."""
+        weights = {False: self.atlas_weight, True: self.subject_weight}
+        return Objective(
+            [
+                Pair(network.atlas_labels, target, self.similarity, weight, backward)
+                for backward, weight in weights.items()
+                if weight > 0
+            ]
+        )
+
+
+class _Aim:
+    """The target of a fit, which is thought over once the atlas has been moved as a whole."""
+
+    def __init__(self, inferer: RefinementInferer, network: AtlasISTN, target: Tensor, fallback: Tensor | None) -> None:
+        self.inferer = inferer
+        self.network = network
+        self.target = target
+        self.fallback = fallback
+        self.trust = torch.ones(len(target), device=target.device)
 
     @property
-    def _stiff_weight(self) -> float:
-        return max(self.stiff_regularisation or 10.0 * self.regularisation, self.regularisation)
+    def doubtful(self) -> bool:
+        return self.fallback is not None and self.inferer.policy.trust is not None
 
-    def _trust(self, prediction: Tensor, stiff: Tensor) -> Tensor:
-        """How far to believe each labelmap of a batch, ``[B]``, by what the stiff atlas makes of it."""
-        believed, doubted = self.trust or (1.0, 2.0)
-        return ((doubted - disagreement(prediction, stiff)) / (doubted - believed)).clamp(0.0, 1.0)
+    def objective(self) -> Objective:
+        return self.inferer.objective(self.network, self.target)
 
-    def _mark_settled(self, settled: Tensor, curve: list[Tensor], bent: int) -> None:
-        if bent < self.patience:
-            return
-        improved = curve[-1 - self.patience] - curve[-1] > self.tolerance * curve[-1 - self.patience]
-        settled[~improved & (settled < 0)] = len(curve) - 1
-
-
-def disagreement(first: Tensor, second: Tensor) -> Tensor:
-    """1 − Dice of the labels of two soft labelmaps ``[B, Nc, *shape]``, mean over the foreground labels, ``[B]``."""
-    dice = DiceMetric(include_background=False, ignore_empty=False)(_labels(first), _labels(second))
-    return 1.0 - torch.as_tensor(dice).mean(dim=1)
+    def reconsider(self, transform: Transform) -> tuple[Objective, Tensor]:
+        """Put the fallback in the place of what is not believed."""
+        policy, fallback = self.inferer.policy, cast(Tensor, self.fallback)
+        self.trust = policy.believed(self.target, transform.to_fixed(self.network.atlas_labels))
+        self.target = policy.mixed(self.target, fallback, self.trust)
+        return self.objective(), self.trust < 1.0
 
 
-def _sharpened(prediction: Tensor, confidence: float) -> Tensor:
-    """As much of its labels mixed into a prediction ``[B, Nc, *shape]`` as gives them the mean probability wanted."""
-    labels = _labels(prediction)
-    foreground, probabilities = labels[:, 1:].flatten(1), prediction[:, 1:].clamp(0.0, 1.0).flatten(1)
-    found = (foreground * probabilities).sum(dim=1) / foreground.sum(dim=1).clamp_min(1.0)
-    share = ((confidence - found) / (1.0 - found).clamp_min(1e-6)).clamp(0.0, 1.0)
-    return torch.lerp(prediction, labels, share.reshape(-1, *[1] * (prediction.ndim - 1)))
-
-
-def _labels(soft: Tensor) -> Tensor:
-    """The labels of a soft labelmap ``[B, Nc, *shape]``, one-hot and of its type."""
-    return one_hot(soft.argmax(dim=1, keepdim=True), soft.shape[1], dtype=soft.dtype)
-
-
-@dataclass
-class _Best:
-    """Parameters of each case with the least objective so far."""
-
-    velocity: Tensor
-    parameters: Tensor
-    objective: Tensor
-
-    def keep_better(self, velocity: Tensor, parameters: Tensor, objective: Tensor) -> None:
-        better = objective < self.objective
-        self.velocity[better] = velocity[better]
-        self.parameters[better] = parameters[better]
-        self.objective = torch.minimum(objective, self.objective)
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """What the optimisation of a batch ends with; `Refinement` says what the fields are."""
-
-    velocity: Tensor
-    parameters: Tensor
-    target: Tensor
-    trust: Tensor
-    loss: Tensor
-    iterations: Tensor
-    loss_curve: Tensor
-
-    @staticmethod
-    def cat(fits: list[_Fit]) -> _Fit:
-        """One batch of single cases; shorter loss curves are continued with their last value."""
-        length = max(len(fit.loss_curve) for fit in fits)
-        curves = [torch.cat([c, c[-1:].expand(length - len(c), -1)]) for c in (fit.loss_curve for fit in fits)]
-        joined = {
-            field.name: torch.cat([getattr(fit, field.name) for fit in fits])
-            for field in fields(_Fit)
-            if field.name != "loss_curve"
-        }
-        return _Fit(**joined, loss_curve=torch.cat(curves, dim=1))
+def _build(network: AtlasISTN) -> Build:
+    """Makes transforms of velocity and raw affine parameters; a closed gate keeps the affine part out."""
+    return lambda velocity, parameters: network.transform(velocity, parameters * network.affine_gate)

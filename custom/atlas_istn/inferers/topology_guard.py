@@ -1,130 +1,131 @@
 # Copyright 2026 The Atlas-ISTN bundle developers
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Refinement whose every result has the topology of the atlas and no folds, on the grid of the model."""
+"""A guard around refinement: every result has the topology of the atlas and no folds, on the grid of the model."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 from functools import lru_cache
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from torch import Tensor
 
 from ..networks import AtlasISTN
 from ..spatial import Transform
-from ..topology.repair import pull_argmax, restore_labelmap
-from ..topology.signature import Signature
-from .refine import Refinement, RefinementInferer, Start
+from ..topology import Signature, TopologyNote, pull_argmax, restore_labelmap
+from .base import Refined, Refiner, SegmentationInferer, Start
+from .result import Result
 
-__all__ = ["TopologyInferer", "atlas_signature"]
+__all__ = ["TopologyGuard", "atlas_signature"]
 
 
-class TopologyInferer(RefinementInferer):
-    """Refinement that looks at what comes out, and does again or mends the cases that are not right.
+class TopologyGuard(SegmentationInferer):
+    """Looks at what a refinement yields, and does again or mends the cases that are not right.
 
     A case is right when the argmax of its soft labelmap has the topology of the atlas's and the map nowhere folds.
     Where it is not, λ is raised and the case refined again, from the last state that was right: the 1-pass, the 1-pass
     with a smaller velocity, or its affine part alone. Where no λ helps, the velocity is reduced until nothing folds,
     and the channels are changed, as little as can be, to the nearest labelmap with the right topology.
 
-    If the images are a ``MetaTensor``, their ``meta`` tells for each case the last step that was needed,
-    ``topology_step`` (none, lambda, supersample or correction), whether it led to the atlas's topology,
-    ``topology_kept``, and how many voxels were relabelled, ``topology_voxels_changed``.
-
     Args:
+        inferer: the refinement; one without iterations is only mended.
         max_raises: how often λ is raised.
         raise_factor: by what.
-        settings: those of `RefinementInferer`.
     """
 
-    def __init__(self, max_raises: int = 3, raise_factor: float = 4.0, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, inferer: Refiner, max_raises: int = 3, raise_factor: float = 4.0) -> None:
+        super().__init__()
+        self.inferer = inferer
         self.max_raises = max_raises
         self.raise_factor = raise_factor
 
-    def refine(self, inputs: Tensor, network: AtlasISTN, start: Start | None = None) -> Refinement:
-        """As `RefinementInferer.refine`, with every case right wherever that can be reached."""
-        result = super().refine(inputs, network, start)
-        if start:  # of an ensemble, whose result is that of its first member
+    @property
+    def mode(self) -> str:
+        """That of the inferer."""
+        return self.inferer.mode
+
+    @property
+    def iterations(self) -> int:
+        """Those of the inferer."""
+        return self.inferer.iterations
+
+    @property
+    def regularisation(self) -> float:
+        """That of the inferer."""
+        return self.inferer.regularisation
+
+    def fit(self, network: AtlasISTN, start: Start, target: Tensor, regularisation: float | None = None) -> Refined:
+        """Register the atlas to given labelmaps, as the inferer does: unguarded."""
+        return self.inferer.fit(network, start, target, regularisation)
+
+    def infer(self, image: Tensor, network: AtlasISTN) -> Result:
+        """Segment a batch, with every case right wherever that can be reached; `Result.topology` tells what it took."""
+        result = self.inferer.infer(image, network)
+        if result.transform is None:
             return result
         begin = time.perf_counter()
         with torch.inference_mode(False), torch.no_grad():
-            cases = [_Case(result.transform[i], result.segmentation[i : i + 1]) for i in range(len(result.transform))]
             signature = atlas_signature(network)
             right = _are_right(result.transform, result.segmentation, signature)
-            for index, case in enumerate(cases):
-                if not right[index]:
-                    self._mend(case, network, result.prediction[[index]], result.target[[index]], signature)
-        if isinstance(inputs, MetaTensor):
-            for name in ("step", "kept", "voxels_changed"):
-                inputs.meta[f"topology_{name}"] = [getattr(case, name) for case in cases]
-        if all(right):
-            return result
-        # Written into the tensor that there is: a MetaTensor stays one, which inverting the preprocessing relies on.
-        segmentation = result.segmentation.clone()
-        for index, case in enumerate(cases):
-            segmentation[index] = case.segmentation[0]
+            if all(right):
+                return dataclasses.replace(result, topology=(TopologyNote(),) * len(result))
+            mended = [
+                _Mended(result.segmentation[[i]], result.transform[i], TopologyNote())
+                if fine
+                else self._mend(result.case(i), network, signature)
+                for i, fine in enumerate(right)
+            ]
         return dataclasses.replace(
             result,
-            segmentation=segmentation,
-            transform=Transform.cat([case.transform for case in cases]),
-            seconds=result.seconds + (time.perf_counter() - begin) / len(cases),
+            segmentation=torch.cat([case.segmentation for case in mended]),
+            transform=Transform.cat([case.transform for case in mended]),
+            topology=tuple(case.note for case in mended),
+            seconds=result.seconds + (time.perf_counter() - begin) / len(result),
         )
 
-    def _mend(self, case: _Case, network: AtlasISTN, prediction: Tensor, target: Tensor, signature: Signature) -> None:
-        stiffer = self._refine_stiffer(network, prediction, target, signature)
+    def _mend(self, case: Result, network: AtlasISTN, signature: Signature) -> _Mended:
+        """Do one case again, or mend it."""
+        transform = cast(Transform, case.transform)
+        stiffer = self._refine_stiffer(case, network, signature)
         if stiffer is not None:
-            case.step, case.transform = "lambda", stiffer
-            case.segmentation = stiffer.to_subject(network.atlas_labels)
-            return
-        unfolded = _unfold(case.transform)
-        if unfolded is not case.transform:
-            case.transform, case.step = unfolded, "lambda"
-            case.segmentation = unfolded.to_subject(network.atlas_labels)
-        scores = case.segmentation[0].float().cpu().numpy()
+            return _Mended(stiffer.to_fixed(network.atlas_labels), stiffer, TopologyNote("lambda"))
+        unfolded, segmentation, step = _unfold(transform), case.segmentation, "none"
+        if unfolded is not transform:
+            segmentation, step = unfolded.to_fixed(network.atlas_labels), "lambda"
+        scores = segmentation[0].float().cpu().numpy()
         restored = restore_labelmap(scores, signature)
-        case.kept, case.voxels_changed = restored.kept, restored.voxels_changed
-        if restored.step != "none":
-            case.step = restored.step
-            channels = torch.from_numpy(pull_argmax(scores, restored.labelmap))
-            case.segmentation = channels.to(case.segmentation)[None]
+        if restored.note.step != "none":
+            segmentation = torch.from_numpy(pull_argmax(scores, restored.labelmap)).to(segmentation)[None]
+        return _Mended(segmentation, unfolded, TopologyNote(step).then(restored.note))
 
-    def _refine_stiffer(
-        self, network: AtlasISTN, prediction: Tensor, target: Tensor, signature: Signature
-    ) -> Transform | None:
+    def _refine_stiffer(self, case: Result, network: AtlasISTN, signature: Signature) -> Transform | None:
         """The transform of one case at the first λ that makes it right; None if none of them does."""
-        if self.iterations == 0:
+        if self.iterations == 0 or case.prediction is None or case.course is None:
             return None
-        velocity, parameters = network.register(prediction)
+        velocity, parameters = network.register(case.prediction)
         states = (share * velocity for share in (1.0, 0.5, 0.0))
         good = next((state for state in states if _is_right(network, state, parameters, signature)), None)
         if good is None:  # not even the affine map keeps the topology on this grid: no λ will
             return None
-        stiffer = copy.copy(self)
-        if self.mode != "field":
-            stiffer.mode, stiffer.learning_rate = "field", RefinementInferer().learning_rate
+        start, weight = Start(case.prediction, good, parameters), self.regularisation
         for _ in range(self.max_raises):
-            stiffer.regularisation *= self.raise_factor
-            fit = stiffer._fit(network, prediction, good, parameters, target)
-            if _is_right(network, fit.velocity, fit.parameters, signature):
-                return network.transform(fit.velocity, fit.parameters)
+            weight *= self.raise_factor
+            transform = self.inferer.fit(network, start, case.course.target, weight).transform
+            if _are_right(transform, transform.to_fixed(network.atlas_labels), signature)[0]:
+                return transform
         return None
 
 
-@dataclasses.dataclass
-class _Case:
-    """One case of a batch, and what was done to it."""
+@dataclasses.dataclass(frozen=True)
+class _Mended:
+    """One case as the guard leaves it."""
 
-    transform: Transform
     segmentation: Tensor
-    step: str = "none"
-    kept: bool = True
-    voxels_changed: int = 0
+    transform: Transform
+    note: TopologyNote
 
 
 def atlas_signature(network: AtlasISTN) -> Signature:
@@ -150,13 +151,13 @@ def _are_right(transform: Transform, segmentation: Tensor, target: Signature) ->
 
 def _is_right(network: AtlasISTN, velocity: Tensor, parameters: Tensor, target: Signature) -> bool:
     transform = network.transform(velocity, parameters)
-    return _are_right(transform, transform.to_subject(network.atlas_labels), target)[0]
+    return _are_right(transform, transform.to_fixed(network.atlas_labels), target)[0]
 
 
 def _unfold(transform: Transform) -> Transform:
     """The same map with the largest share of its velocity that does not fold; an affine map never does."""
-    for share in (1.0, 0.75, 0.5, 0.25, 0.1):
-        smaller = transform if share == 1.0 else dataclasses.replace(transform, velocity=share * transform.velocity)
+    for share in (1.0, 0.75, 0.5, 0.25, 0.1, 0.0):
+        smaller = transform if share == 1.0 else dataclasses.replace(transform, field=share * transform.velocity)
         if bool((smaller.jacobian_determinant() > 0).all()):
-            return smaller
-    return dataclasses.replace(transform, velocity=torch.zeros_like(transform.velocity))
+            break
+    return smaller

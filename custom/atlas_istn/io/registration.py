@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..spatial import Transform, apply_affine, invert_affine, sample_displacement
+from ..spatial import Transform, VelocityField, apply_affine, invert_affine, sample_displacement
 from .files import write_whole
 from .itk_transforms import Points, map_points
 from .outputs import atlas_grid_affine
@@ -112,6 +112,9 @@ def write_registration(transform: Transform, subject_affine: npt.NDArray[np.floa
         subject_affine: voxel to RAS world map of the subject on the model's grid; for a 2D image also 4x4.
         path: ``.npz``.
     """
+    model = transform.model
+    if not isinstance(model, VelocityField):
+        raise TypeError(f"expected a transform with a velocity field, found {type(model).__name__}.")
     dim = len(transform.shape)
     world = np.eye(dim + 1)
     world[:dim, :dim], world[:dim, dim] = subject_affine[:dim, :dim], subject_affine[:dim, -1][:dim]
@@ -120,7 +123,7 @@ def write_registration(transform: Transform, subject_affine: npt.NDArray[np.floa
         "affine": transform.affine[0].detach().double().cpu().numpy(),
         "shape": np.asarray(transform.shape),
         "spacing": np.asarray(transform.spacing, dtype=np.float64),
-        "squarings": np.asarray(transform.squarings),
+        "squarings": np.asarray(model.squarings),
         "subject_affine": world,
     }
     write_whole(path, lambda part: np.savez_compressed(part, **arrays))
@@ -140,7 +143,7 @@ def read_registration(path: str | os.PathLike[str]) -> Registration:
             torch.from_numpy(arrays["affine"]).double()[None],
             tuple(int(n) for n in arrays["shape"]),
             tuple(float(s) for s in arrays["spacing"]),
-            int(arrays["squarings"]),
+            VelocityField(int(arrays["squarings"])),
         )
         return Registration(transform, arrays["subject_affine"])
     except Exception as error:  # of a damaged file zipfile, zlib and NumPy complain with a dozen exceptions

@@ -33,16 +33,16 @@ MOVED: dict[str, tuple[str, ...]] = {
     "export": ("models.export",),
     "figures": ("pictures.figure",),
     "files": ("io.files",),
-    "inference": ("workflow.cases",),
+    "inference": ("workflow.cases", "workflow.writer", "workflow.scorer"),
     "io.dicom_capture": ("workflow.dicom_page",),
-    "losses": ("training.losses",),
+    "losses": ("training.losses", "registration.similarity"),
     "merge": ("models.merge",),
     "metrics": ("evaluation.metrics",),
     "model_loader": ("models.loading",),
     "one_pass": ("inferers.one_pass",),
     "pack": ("models.pack",),
-    "quality": ("workflow.quality",),
-    "refine": ("inferers.refine",),
+    "quality": ("workflow.quality", "workflow.measures", "workflow.calibration"),
+    "refine": ("inferers.refine", "inferers.target"),
     "topology.atlas": ("training.atlas_topology",),
     "topology.inferer": ("inferers.topology_guard",),
     "topology.transforms": ("workflow.topology_transforms",),
@@ -50,15 +50,49 @@ MOVED: dict[str, tuple[str, ...]] = {
 """Old module → the modules, one or several, that hold its names now."""
 
 
+def _new(module: str) -> ModuleType:
+    return importlib.import_module(f"{_PACKAGE}.{module}")
+
+
+def _topology_inferer(max_raises: int = 3, raise_factor: float = 4.0, **settings: Any) -> Any:
+    """The guard was a refinement itself, and took its settings."""
+    refinement = _new("inferers.refine").RefinementInferer(**settings)
+    return _new("inferers.topology_guard").TopologyGuard(refinement, max_raises, raise_factor)
+
+
+def _case_scorer(network: Any = None, **settings: Any) -> Any:  # noqa: ARG001 (the atlas comes with each case)
+    return _new("workflow.scorer").CaseScorer(**settings)
+
+
+class _CaseMeasures:
+    """Was the handler that measured; now it only hands on whether the uncertainty is wanted."""
+
+    def __init__(self, uncertainty: bool = False) -> None:
+        self.uncertainty = uncertainty
+
+    def attach(self, engine: Any) -> None:
+        engine.uncertainty = self.uncertainty
+
+
+RESHAPED: dict[tuple[str, str], Any] = {
+    ("topology.inferer", "TopologyInferer"): _topology_inferer,
+    ("inference", "CaseScorer"): _case_scorer,
+    ("quality", "CaseMeasures"): _CaseMeasures,
+}
+"""Old module and name → what takes the old arguments, where these have changed."""
+
+
 class _OldModule(ModuleType):
     """Stands for a module that is no more, and finds its names where they are now."""
 
     def __getattr__(self, name: str) -> Any:
+        old = self.__name__.removeprefix(f"{_PACKAGE}.")
+        if (old, name) in RESHAPED:
+            return RESHAPED[old, name]
         if not name.startswith("__"):
-            for module in MOVED[self.__name__.removeprefix(f"{_PACKAGE}.")]:
-                found = importlib.import_module(f"{_PACKAGE}.{module}")
-                if hasattr(found, name):
-                    return getattr(found, name)
+            for module in MOVED[old]:
+                if hasattr(_new(module), name):
+                    return getattr(_new(module), name)
         raise AttributeError(f"module {self.__name__} has no attribute {name}")
 
 

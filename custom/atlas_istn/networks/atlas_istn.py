@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..spatial import Transform, affine_matrix, atlas_to_subject_displacement, exponential, resize_displacement, warp
+from ..spatial import (
+    Transform,
+    VelocityField,
+    affine_matrix,
+    exponential,
+    moving_to_fixed_displacement,
+    resize_displacement,
+    warp,
+)
 
 __all__ = ["AtlasISTN", "JointForward"]
 
@@ -103,12 +111,16 @@ class AtlasISTN(nn.Module):
 
         The subject is the ITN's prediction ``[B, Nc, *shape]``, or the image ``[B, C, *shape]`` where there is no ITN.
         """
+        velocity, parameters = self.stn(self.stn_input(subject))
+        return velocity, parameters * self.affine_gate
+
+    def stn_input(self, subject: Tensor) -> Tensor:
+        """What the STN sees of a subject, as for `register`: it and the atlas, of labelmaps the foreground channels."""
         if self.itn is None:
             atlas = self.atlas_image
         else:
             subject, atlas = subject[:, 1:], self.atlas_labels[:, 1:]
-        velocity, parameters = self.stn(torch.cat([subject, atlas.expand_as(subject)], dim=1))
-        return velocity, parameters * self.affine_gate
+        return torch.cat([subject, atlas.expand_as(subject)], dim=1)
 
     def affine(self, parameters: Tensor) -> Tensor:
         """The matrix T ``[B, dim, dim + 1]`` of raw affine parameters."""
@@ -118,13 +130,7 @@ class AtlasISTN(nn.Module):
     def transform(self, velocity: Tensor, parameters: Tensor) -> Transform:
         """The `Transform` of a velocity field and raw affine parameters."""
         shape = tuple(self.atlas_labels.shape[2:])
-        return Transform(velocity, self.affine(parameters), shape, tuple(self.spacing), self.squarings)
-
-    @torch.jit.unused
-    def predict(self, image: Tensor) -> tuple[Tensor, Transform]:
-        """Prediction of the ITN and the 1-pass transform of images ``[B, C, *shape]``."""
-        prediction = self.segment(image)
-        return prediction, self.transform(*self.register(prediction))
+        return Transform(velocity, self.affine(parameters), shape, tuple(self.spacing), VelocityField(self.squarings))
 
     @torch.jit.unused
     def parts(self, image: Tensor) -> dict[str, Tensor]:
@@ -146,7 +152,7 @@ class AtlasISTN(nn.Module):
             return subject
         velocity, parameters = self.register(subject)
         deformation = resize_displacement(exponential(-velocity, self.squarings), list(self.atlas_labels.shape[2:]))
-        displacement = atlas_to_subject_displacement(deformation, self.affine(parameters), self.spacing)
+        displacement = moving_to_fixed_displacement(deformation, self.affine(parameters), self.spacing)
         return warp(self.atlas_labels, displacement)
 
 

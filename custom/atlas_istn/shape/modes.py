@@ -54,7 +54,7 @@ class ShapeModes:
         dim = len(self.mean.shape)
         parameters[:, -dim:] += amount * self.log_scales[mode]
         velocity = self.mean.velocity + amount * self.velocities[mode]
-        return replace(self.mean, velocity=velocity, affine=compose_affine(parameters))
+        return replace(self.mean, field=velocity, affine=compose_affine(parameters))
 
 
 def shape_modes(transforms: Transform, foreground: Tensor, count: int, size: bool = True) -> ShapeModes:
@@ -97,7 +97,7 @@ def shape_modes(transforms: Transform, foreground: Tensor, count: int, size: boo
     parameters = torch.zeros(1, num_affine_parameters(dim), dtype=torch.float64)
     parameters[0, -dim:] = mean_scale
     return ShapeModes(
-        replace(transforms, velocity=(mean_field / steps)[None], affine=compose_affine(parameters)),
+        replace(transforms, field=(mean_field / steps)[None], affine=compose_affine(parameters)),
         torch.einsum("kn,n...->k...", combine, field - mean_field) / steps,
         combine @ (log_scale - mean_scale),
         values.sqrt().numpy(),

@@ -124,6 +124,6 @@ def principal_strains(gradient: Array) -> Array:
 def world_gradient(registration: Registration) -> Array:
     """``∂X/∂p`` of the subject's world by the atlas's voxels, ``[*shape, dim, dim]``."""
     dim = registration.dim
-    displacement = registration.transform.subject_to_atlas()
+    displacement = registration.transform.fixed_to_moving()
     gradient = displacement_gradient(displacement)[0].movedim((0, 1), (-2, -1)) + torch.eye(dim, dtype=torch.float64)
     return np.asarray(registration.subject_affine[:dim, :dim] @ gradient.numpy())

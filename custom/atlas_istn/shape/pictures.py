@@ -230,7 +230,7 @@ class _Plane:
 
 def _warped(probabilities: Tensor, result: ShapeModes, mode: int, amount: float) -> npt.NDArray[np.float64]:
     with torch.no_grad():
-        displacement = result.shape(mode, amount).atlas_to_subject()
+        displacement = result.shape(mode, amount).moving_to_fixed()
         return np.asarray(warp(probabilities[None], displacement)[0])
 
 

@@ -118,7 +118,7 @@ def log_jacobian(registration: Registration) -> Array:
 
     The determinant of Φ's Jacobian: size included. Both grids have the same voxels, so it needs no unit.
     """
-    determinant = jacobian_determinant(registration.transform.subject_to_atlas())[0]
+    determinant = jacobian_determinant(registration.transform.fixed_to_moving())[0]
     return np.asarray(determinant.clamp_min(1e-3).log())
 
 
@@ -147,7 +147,7 @@ def _write_shapes(
     """The mean shape, and the surfaces and velocities of the modes; ``values`` are those of the labels in files."""
     transform = result.mean
     affine = atlas_grid_affine(transform.shape, transform.spacing)
-    mean_labels = warp(probabilities[None], transform.atlas_to_subject())[0].argmax(dim=0).numpy()
+    mean_labels = warp(probabilities[None], transform.moving_to_fixed())[0].argmax(dim=0).numpy()
     write_labelmap(mean_labels, affine, values, folder / "mean" / "mean_labelmap.nii.gz")
     _write_moved(surfaces, transform, folder / "mean", "mean")
     half = transform.velocity.shape[2:]

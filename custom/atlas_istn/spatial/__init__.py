@@ -17,27 +17,30 @@ from .affine import (
     invert_affine,
     num_affine_parameters,
 )
-from .jacobian import displacement_gradient, jacobian_determinant, mean_squared_gradient
+from .deformation import DisplacementField, VelocityField, invert_displacement
+from .jacobian import displacement_gradient, jacobian_determinant
 from .sampling import identity_grid, resize_displacement, sample_displacement, warp
-from .transform import Transform, atlas_to_subject_displacement, subject_to_atlas_displacement
+from .transform import Transform, fixed_to_moving_displacement, moving_to_fixed_displacement
 from .velocity import exponential
 
 __all__ = [
+    "DisplacementField",
     "Transform",
+    "VelocityField",
     "affine_matrix",
     "apply_affine",
-    "atlas_to_subject_displacement",
     "compose_affine",
     "decompose_affine",
     "displacement_gradient",
     "exponential",
+    "fixed_to_moving_displacement",
     "identity_grid",
     "invert_affine",
+    "invert_displacement",
     "jacobian_determinant",
-    "mean_squared_gradient",
+    "moving_to_fixed_displacement",
     "num_affine_parameters",
     "resize_displacement",
     "sample_displacement",
-    "subject_to_atlas_displacement",
     "warp",
 ]

@@ -40,7 +40,7 @@ def inverse_consistency(transform: Transform, atlas_labels: Tensor) -> Consisten
     Returns:
         The figures of each case; 1 and 0 where the round trip changes nothing.
     """
-    forward, inverse = transform.subject_to_atlas(), transform.atlas_to_subject()
+    forward, inverse = transform.fixed_to_moving(), transform.moving_to_fixed()
     classes = atlas_labels.shape[1]
     labels = atlas_labels.argmax(dim=1, keepdim=True)
     returned = warp(warp(atlas_labels, inverse), forward).argmax(dim=1, keepdim=True)
@@ -64,7 +64,7 @@ def subject_to_subject(source: Transform, target: Transform) -> Tensor:
     Returns:
         ``[B, dim, *shape]`` in voxels.
     """
-    return _compose(target.atlas_to_subject(), source.subject_to_atlas())
+    return _compose(target.moving_to_fixed(), source.fixed_to_moving())
 
 
 def map_subject(image: Tensor, source: Transform, target: Transform) -> Tensor:

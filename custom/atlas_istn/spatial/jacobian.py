@@ -1,6 +1,6 @@
 # Copyright 2026 The Atlas-ISTN bundle developers
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Derivatives of displacement fields: local volume change and the smoothness penalty."""
+"""Derivatives of displacement fields: local volume change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .sampling import full_precision
 
-__all__ = ["displacement_gradient", "jacobian_determinant", "mean_squared_gradient"]
+__all__ = ["displacement_gradient", "jacobian_determinant"]
 
 
 def displacement_gradient(displacement: Tensor) -> Tensor:
@@ -37,22 +37,3 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
     dim = displacement.shape[1]
     jacobian = displacement_gradient(full_precision(displacement)).movedim((1, 2), (-2, -1))
     return torch.linalg.det(jacobian + torch.eye(dim, device=displacement.device))
-
-
-def mean_squared_gradient(displacement: Tensor) -> Tensor:
-    """Smoothness penalty ‖∇u‖² of eq. (13) per case, by forward differences.
-
-    The mean over voxels of the squared Frobenius norm of the displacement's Jacobian. Dimensionless (voxel per voxel),
-    so its weight λ does not depend on the matrix size.
-
-    Args:
-        displacement: ``[B, dim, *shape]`` in voxels of an isotropic grid.
-
-    Returns:
-        ``[B]``.
-    """
-    total = torch.zeros(displacement.shape[0], device=displacement.device)
-    for axis in range(2, displacement.ndim):
-        squared = displacement.diff(dim=axis).square()
-        total = total + squared.flatten(1).mean(dim=1) * displacement.shape[1]
-    return total

@@ -1,31 +1,39 @@
 # Copyright 2026 The Atlas-ISTN bundle developers
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Composition of an affine map with a diffeomorphism (Atlas-ISTN, eq. 7-8).
+"""Maps between a moving and a fixed image: an affine map composed with a deformation (Atlas-ISTN, eq. 7-8).
 
-``Φ = T ∘ φ`` maps points of the atlas grid into the subject and resamples a subject in atlas space, ``z ∘ Φ``.
-``Φ⁻¹ = φ⁻¹ ∘ T⁻¹`` maps points of the subject grid into the atlas and resamples the atlas, ``ya ∘ Φ⁻¹``.
+================  ======================  ===========================  =====================================
+map               takes points of         to points of                 and so resamples
+================  ======================  ===========================  =====================================
+``Φ = T ∘ φ``     the moving image        the fixed image              the fixed image in the moving space
+``Φ⁻¹ = φ⁻¹ ∘ T⁻¹``  the fixed image      the moving image             the moving image onto the fixed one
+================  ======================  ===========================  =====================================
+
+In Atlas-ISTN the atlas moves and the subject is fixed: ``z ∘ Φ`` is a subject in atlas space, ``ya ∘ Φ⁻¹`` the atlas on
+the subject. Methods are named by the image that they bring somewhere: `Transform.to_fixed` brings the moving image to
+the fixed one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .affine import apply_affine, invert_affine
+from .deformation import DeformationModel, VelocityField
 from .jacobian import jacobian_determinant
 from .sampling import identity_grid, resize_displacement, sample_displacement, warp
-from .velocity import exponential
 
-__all__ = ["Transform", "atlas_to_subject_displacement", "subject_to_atlas_displacement"]
+__all__ = ["Transform", "fixed_to_moving_displacement", "moving_to_fixed_displacement"]
 
 
-def subject_to_atlas_displacement(deformation: Tensor, affine: Tensor, spacing: list[float]) -> Tensor:
-    """Displacement of ``Φ = T ∘ φ``, which warps a subject to atlas space.
+def fixed_to_moving_displacement(deformation: Tensor, affine: Tensor, spacing: list[float]) -> Tensor:
+    """Displacement of ``Φ = T ∘ φ``, which resamples the fixed image in the moving space.
 
     Args:
-        deformation: ``[B, dim, *shape]``, displacement of φ on the atlas grid, in voxels.
+        deformation: ``[B, dim, *shape]``, displacement of φ on the grid of the image, in voxels.
         affine: ``[B, dim, dim + 1]``, T in centred coordinates.
         spacing: voxel size along each axis.
 
@@ -37,13 +45,13 @@ def subject_to_atlas_displacement(deformation: Tensor, affine: Tensor, spacing: 
     return apply_affine(affine, identity + deformation, spacing, shape) - identity
 
 
-def atlas_to_subject_displacement(inverse_deformation: Tensor, affine: Tensor, spacing: list[float]) -> Tensor:
-    """Displacement of ``Φ⁻¹ = φ⁻¹ ∘ T⁻¹``, which warps the atlas to subject space.
+def moving_to_fixed_displacement(inverse_deformation: Tensor, affine: Tensor, spacing: list[float]) -> Tensor:
+    """Displacement of ``Φ⁻¹ = φ⁻¹ ∘ T⁻¹``, which resamples the moving image onto the fixed one.
 
     Points that T⁻¹ sends outside the grid are moved by the border's displacement, so that Φ⁻¹ stays invertible there.
 
     Args:
-        inverse_deformation: ``[B, dim, *shape]``, displacement of φ⁻¹ on the atlas grid, in voxels.
+        inverse_deformation: ``[B, dim, *shape]``, displacement of φ⁻¹ on the grid of the image, in voxels.
         affine: ``[B, dim, dim + 1]``, T (not its inverse) in centred coordinates.
         spacing: voxel size along each axis.
 
@@ -58,72 +66,88 @@ def atlas_to_subject_displacement(inverse_deformation: Tensor, affine: Tensor, s
 
 @dataclass(frozen=True)
 class Transform:
-    """A batch of maps between atlas and subject, held as the parameters that generate both directions.
+    """A batch of maps between a moving and a fixed image on one grid, held as the parameters that generate them.
 
     Attributes:
-        velocity: ``[B, dim, *velocity_shape]`` in voxels of its own (coarser) grid, over the extent of the image.
+        field: ``[B, dim, *grid]``, parameters of the deformation φ, over the extent of the image; what they mean,
+            `model` knows. None for an affine map.
         affine: ``[B, dim, dim + 1]``, T in centred coordinates.
-        shape: spatial shape of the image and atlas grid.
+        shape: spatial shape of the images.
         spacing: voxel size of that grid.
-        squarings: squarings of the exponential.
+        model: makes the deformation of the field.
     """
 
-    velocity: Tensor
+    field: Tensor | None
     affine: Tensor
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
-    squarings: int = 5
+    model: DeformationModel = VelocityField()  # noqa: RUF009 (frozen)
 
-    def deformation(self, inverse: bool = False) -> Tensor:
-        """Displacement of φ (or φ⁻¹) on the velocity's own grid, in voxels of that grid: what the regulariser sees."""
-        return exponential(-self.velocity if inverse else self.velocity, self.squarings)
+    @property
+    def velocity(self) -> Tensor:
+        """The field of a map that is generated by a velocity, in voxels of its own grid.
+
+        Raises:
+            TypeError: it is another map.
+        """
+        if self.field is None or not isinstance(self.model, VelocityField):
+            raise TypeError(f"expected a transform with a velocity field, found {type(self.model).__name__}.")
+        return self.field
+
+    def deformation(self, inverse: bool = False) -> Tensor | None:
+        """Displacement of φ (or φ⁻¹) on its own grid, in its voxels: what a regulariser sees. None without a field."""
+        return None if self.field is None else self.model.displacement(self.field, inverse)
 
     def displacement(self, inverse: bool = False) -> Tensor:
-        """Displacement ``[B, dim, *shape]`` of φ (or φ⁻¹) on the atlas grid, in its voxels."""
-        return resize_displacement(self.deformation(inverse), list(self.shape))
+        """Displacement ``[B, dim, *shape]`` of φ (or φ⁻¹) on the grid of the images, in its voxels."""
+        return self._full(self.deformation(inverse))
 
-    def subject_to_atlas(self, deformation: Tensor | None = None) -> Tensor:
+    def fixed_to_moving(self, deformation: Tensor | None = None) -> Tensor:
         """Displacement ``[B, dim, *shape]`` of Φ in voxels; ``deformation`` reuses φ where it is already known."""
         deformation = self.deformation() if deformation is None else deformation
-        return subject_to_atlas_displacement(
-            resize_displacement(deformation, list(self.shape)), self.affine, list(self.spacing)
-        )
+        return fixed_to_moving_displacement(self._full(deformation), self.affine, list(self.spacing))
 
-    def atlas_to_subject(self, deformation: Tensor | None = None) -> Tensor:
+    def moving_to_fixed(self, deformation: Tensor | None = None) -> Tensor:
         """Displacement ``[B, dim, *shape]`` of Φ⁻¹ in voxels; ``deformation`` reuses φ⁻¹ where it is already known."""
         deformation = self.deformation(inverse=True) if deformation is None else deformation
-        return atlas_to_subject_displacement(
-            resize_displacement(deformation, list(self.shape)), self.affine, list(self.spacing)
-        )
+        return moving_to_fixed_displacement(self._full(deformation), self.affine, list(self.spacing))
 
-    def to_atlas(self, subject: Tensor) -> Tensor:
-        """Warp ``[B, C, *shape]`` from subject to atlas space, ``z ∘ Φ``."""
-        return warp(subject, self.subject_to_atlas())
+    def to_moving(self, fixed: Tensor) -> Tensor:
+        """Resample the fixed image ``[B or 1, C, *shape]`` in the space of the moving one, ``z ∘ Φ``."""
+        return warp(fixed, self.fixed_to_moving())
 
-    def to_subject(self, atlas: Tensor) -> Tensor:
-        """Warp ``[B or 1, C, *shape]`` from atlas to subject space, ``ya ∘ Φ⁻¹``."""
-        return warp(atlas, self.atlas_to_subject())
+    def to_fixed(self, moving: Tensor) -> Tensor:
+        """Resample the moving image ``[B or 1, C, *shape]`` onto the fixed one, ``ya ∘ Φ⁻¹``."""
+        return warp(moving, self.moving_to_fixed())
 
     def jacobian_determinant(self) -> Tensor:
-        """Determinant of Φ⁻¹'s Jacobian on the subject grid, ``[B, *shape]``."""
-        return jacobian_determinant(self.atlas_to_subject())
+        """Determinant of Φ⁻¹'s Jacobian on the grid of the fixed image, ``[B, *shape]``."""
+        return jacobian_determinant(self.moving_to_fixed())
 
     def detach(self) -> Transform:
         """The same transform outside the autograd graph."""
-        return Transform(self.velocity.detach(), self.affine.detach(), self.shape, self.spacing, self.squarings)
+        field = None if self.field is None else self.field.detach()
+        return replace(self, field=field, affine=self.affine.detach())
 
     def __len__(self) -> int:
-        return self.velocity.shape[0]
+        return len(self.affine)
 
     def __getitem__(self, index: int | slice) -> Transform:
         """One case (kept as a batch of one) or several."""
         chosen = slice(index, index + 1) if isinstance(index, int) else index
-        return Transform(self.velocity[chosen], self.affine[chosen], self.shape, self.spacing, self.squarings)
+        field = None if self.field is None else self.field[chosen]
+        return replace(self, field=field, affine=self.affine[chosen])
 
     @classmethod
     def cat(cls, transforms: list[Transform]) -> Transform:
-        """One batch of several batches over the same grid."""
-        first = transforms[0]
-        velocity = torch.cat([t.velocity for t in transforms])
-        affine = torch.cat([t.affine for t in transforms])
-        return cls(velocity, affine, first.shape, first.spacing, first.squarings)
+        """One batch of several batches of one model over the same grid."""
+        fields = [transform.field for transform in transforms if transform.field is not None]
+        affine = torch.cat([transform.affine for transform in transforms])
+        return replace(transforms[0], field=torch.cat(fields) if fields else None, affine=affine)
+
+    def _full(self, deformation: Tensor | None) -> Tensor:
+        """A deformation on the grid of the images."""
+        if deformation is None:
+            dim = len(self.shape)
+            return torch.zeros(len(self), dim, *self.shape, device=self.affine.device, dtype=self.affine.dtype)
+        return resize_displacement(deformation, list(self.shape))

@@ -3,12 +3,12 @@
 """Topology of labels: counting it, keeping it under changes, and restoring it.
 
 The foreground of a shape has full connectivity (8 neighbours in 2D, 26 in 3D), its background face connectivity (4, 6).
-The inferer and the transforms that use this live in `inferer` and `transforms`, the atlas's own check in `atlas`.
 """
 
 from __future__ import annotations
 
 from .betti import Topology, label_topology, labelmap_topology
+from .note import TopologyNote
 from .repair import pull_argmax, repair_labelmap, restore_labelmap
 from .signature import Signature
 from .simple import march
@@ -16,6 +16,7 @@ from .simple import march
 __all__ = [
     "Signature",
     "Topology",
+    "TopologyNote",
     "label_topology",
     "labelmap_topology",
     "march",

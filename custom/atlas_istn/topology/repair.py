@@ -12,6 +12,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
+from .note import TopologyNote
 from .signature import Signature
 from .simple import march
 
@@ -28,19 +29,10 @@ MAX_TRIES = 300
 
 
 class Restored(NamedTuple):
-    """A labelmap, and what it took to give it its topology.
-
-    Attributes:
-        labelmap: class indices ``[(D,) H, W]``.
-        step: ``"none"``, ``"supersample"`` or ``"correction"``.
-        voxels_changed: voxels that differ from the plain argmax.
-        kept: whether the labelmap has the topology that was wanted.
-    """
+    """A labelmap, class indices ``[(D,) H, W]``, and what it took to give it its topology."""
 
     labelmap: np.ndarray
-    step: str
-    voxels_changed: int
-    kept: bool
+    note: TopologyNote
 
 
 def restore_labelmap(scores: np.ndarray, target: Signature) -> Restored:
@@ -54,15 +46,15 @@ def restore_labelmap(scores: np.ndarray, target: Signature) -> Restored:
     """
     plain = scores.argmax(axis=0).astype(np.int16)
     if not target.violations(plain):
-        return Restored(plain, "none", 0, kept=True)
+        return Restored(plain, TopologyNote())
     # What lies far from every label plays no part: large images stay cheap.
     box = _box(plain)
     inner, labelmap = scores[(slice(None), *box)], plain.copy()
     for step, method in (("supersample", lambda: _vote(inner)), ("correction", lambda: repair_labelmap(inner, target))):
         labelmap[box] = method()
         if not target.violations(labelmap):
-            return Restored(labelmap, step, int((labelmap != plain).sum()), kept=True)
-    return Restored(labelmap, "correction", int((labelmap != plain).sum()), kept=False)
+            return Restored(labelmap, TopologyNote(step, True, int((labelmap != plain).sum())))
+    return Restored(labelmap, TopologyNote("correction", False, int((labelmap != plain).sum())))
 
 
 def _box(labelmap: np.ndarray, margin: int = 6) -> tuple[slice, ...]:

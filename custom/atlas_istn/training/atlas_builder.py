@@ -127,7 +127,7 @@ class AtlasBuilder:
 
             def align(image: Tensor, labels: Tensor) -> Transform:
                 progress.update()
-                return inferer.fit(image, self.network, labels)
+                return inferer.fit(self.network, inferer.start(image, self.network), labels).transform
 
             self._set(self._mean(align))
 
@@ -160,7 +160,7 @@ class AtlasBuilder:
             if align is not None:
                 transform = align(image, labels)
                 mean_transform.add(transform)
-                cases = transform.to_atlas(cases)
+                cases = transform.to_moving(cases)
                 if self.average == "median":
                     weights = self._closeness(cases[:, channels:])
             total += torch.einsum("b,bc...->c...", weights, cases)
@@ -171,7 +171,7 @@ class AtlasBuilder:
             raise InputError(f"atlas_case {self.case}: the training list has no case of this name. Choose one of its.")
         mean = (idist.all_reduce(total) / weight).unsqueeze(0)
         if align is not None and self.shape == "unbiased":
-            mean = mean_transform.result().to_subject(mean)
+            mean = mean_transform.result().to_fixed(mean)
         if align is not None and self.sharpening:
             mean = _sharpen(mean, self.sharpening)
             mean[:, channels:] = mean[:, channels:].clamp_min(0.0)
@@ -204,7 +204,7 @@ class _MeanTransform:
             raise InputError("the training list is empty: there is nothing to build an atlas from.")
         count = idist.all_reduce(self.count)
         affine = compose_affine(idist.all_reduce(self.parameters) / count)
-        return replace(self.last, velocity=idist.all_reduce(self.velocity) / count, affine=affine)
+        return replace(self.last, field=idist.all_reduce(self.velocity) / count, affine=affine)
 
 
 def _sharpen(volume: Tensor, amount: float) -> Tensor:

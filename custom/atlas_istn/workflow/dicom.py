@@ -7,14 +7,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from ignite.engine import Engine, Events
 
 from ..errors import InputError
 from ..io.dicom_seg import segment_specs, write_dicom_seg
 from .cases import message_of
+from .results import class_indices, native_affine
 
 __all__ = ["DicomSegWriter"]
 
@@ -66,20 +65,12 @@ class DicomSegWriter:
             logger.warning("no DICOM SEG for %d of %d cases, which are no DICOM series", len(others), len(cases))
 
     def _write_batch(self, engine: Engine) -> None:
-        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
-            if not Path(batch["source"]).is_dir():
+        for case in engine.state.cases:
+            if not Path(case.source).is_dir():
                 continue
+            path = self.output_dir / case.case / f"{case.case}_seg.dcm"
             try:
-                self._write_case(batch, output)
+                affine = native_affine(case.segmentation)
+                write_dicom_seg(class_indices(case.segmentation), affine, case.source, path, self.segments)
             except (InputError, ValueError, RuntimeError) as error:
-                engine.state.failures.append((batch["case"], message_of(error)))
-
-    def _write_case(self, batch: Mapping[str, Any], output: Mapping[str, Any]) -> None:
-        labelmap = output["pred"]
-        write_dicom_seg(
-            np.asarray(labelmap[0].cpu()).astype(int),
-            np.asarray(labelmap.meta.get("original_affine", labelmap.affine)),
-            batch["source"],
-            self.output_dir / batch["case"] / f"{batch['case']}_seg.dcm",
-            self.segments,
-        )
+                engine.state.failures.append((case.case, message_of(error)))

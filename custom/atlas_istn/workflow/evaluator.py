@@ -1,6 +1,6 @@
 # Copyright 2026 The Atlas-ISTN bundle developers
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The evaluator that keeps the results of a case apart, and their scores."""
+"""The evaluator that runs our inferers on batches of cases."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.handlers import MeanDice, from_engine
 from monai.utils import CommonKeys as Keys
+
+from .results import CaseResult, to_dictionary
 
 __all__ = ["AtlasEvaluator", "dice_metrics"]
 
@@ -29,14 +31,21 @@ def dice_metrics(results: Mapping[str, str]) -> dict[str, MeanDice]:
 
 
 class AtlasEvaluator(SupervisedEvaluator):
-    """Runs an inferer with a method ``refine`` and puts everything that it yields into the engine's output.
+    """Runs an inferer of ours on every batch, and has its whole result pass the postprocessing.
 
-    Output keys, each a tensor over the batch: ``image``, ``label`` (where the data has one) and those of
-    `Refinement.outputs`, `EnsembleRefinement.outputs` or `OnePass.outputs`. ``pred`` is always there.
+    ``state.output`` is for MONAI's handlers and transforms: `to_dictionary` of the result, with the label where the
+    data has one. Our own handlers read ``state.cases``, a `CaseResult` for each case of the batch. ``state.failures``
+    lists the cases of the run that failed, as (case, message): those that the batches bring along under ``"failures"``
+    and those that handlers add.
 
-    ``state.failures`` lists the cases of the run that failed, as (case, message): those that the batches bring along
-    under ``"failures"`` and those that handlers add.
+    Args:
+        uncertainty: have the entropy of the labels pass the postprocessing too.
+        settings: those of `SupervisedEvaluator`; `inferer` is a `SegmentationInferer`.
     """
+
+    def __init__(self, *, uncertainty: bool = False, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.uncertainty = uncertainty
 
     def run(self, global_epoch: int = 1) -> None:
         """Go over the data once."""
@@ -44,15 +53,23 @@ class AtlasEvaluator(SupervisedEvaluator):
         super().run(global_epoch)
 
     def _iteration(self, engine: AtlasEvaluator, batchdata: dict[str, Any]) -> Any:
-        engine.state.failures += batchdata.pop("failures", [])
+        state = engine.state
+        state.failures += batchdata.pop("failures", [])
+        state.cases = []
         if Keys.IMAGE not in batchdata:  # no case of this batch could be prepared
-            engine.state.batch, engine.state.output = [], []
-            return engine.state.output
-        image = batchdata[Keys.IMAGE].to(engine.state.device)
+            state.batch, state.output = [], []
+            return state.output
+        image = batchdata[Keys.IMAGE].to(state.device)
         engine.network.eval()
-        engine.state.output = {Keys.IMAGE: image, **self.inferer.refine(image, engine.network).outputs()}
+        result = self.inferer.infer(image, engine.network)
+        state.output = to_dictionary(result, image, self.uncertainty)
         if Keys.LABEL in batchdata:
-            engine.state.output[Keys.LABEL] = batchdata[Keys.LABEL].to(engine.state.device)
+            state.output[Keys.LABEL] = batchdata[Keys.LABEL].to(state.device)
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return engine.state.output
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)  # decollates and postprocesses
+        if "case" in batchdata:
+            state.cases = [
+                CaseResult.of(batch, output, result.case(index), engine.network.atlas_labels)
+                for index, (batch, output) in enumerate(zip(state.batch, state.output, strict=True))
+            ]
+        return state.output

@@ -14,31 +14,16 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from ignite.engine import Engine, Events
-from monai.engines.utils import IterationEvents
-from torch import Tensor
 
 from ..errors import InputError
-from ..inferers.refine import disagreement
-from ..io.outputs import write_json
-from ..spatial import mean_squared_gradient
+from .measures import Measures
 
-__all__ = [
-    "CaseMeasures",
-    "Population",
-    "Quality",
-    "QualityCalibration",
-    "QualityCheck",
-    "label_entropy",
-    "measure_cases",
-]
+__all__ = ["REASONS", "Population", "Quality", "QualityCheck", "fingerprint"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,53 +44,6 @@ REVIEW_DISAGREEMENT, FAIL_DISAGREEMENT = 0.3, 0.5  # 1 − Dice; hold whatever t
 FEWEST_CASES = 8
 _SMALLEST = 1e-3  # of a measure, and of the spread of T's entries: below, differences are rounding
 _SMALLEST_LOG = 0.05  # of the spread of a logarithm: cases that are almost alike must not make 5 % an alarm
-
-
-def label_entropy(probabilities: Tensor) -> Tensor:
-    """Entropy of the label at every voxel, from 0 (certain) to 1 (all labels equally likely).
-
-    Args:
-        probabilities: soft labelmap ``[B, Nc, *shape]``; normalised here. A voxel without any label is certain.
-
-    Returns:
-        ``[B, 1, *shape]``, in units of log Nc.
-    """
-    positive = probabilities.clamp_min(0.0)
-    share = positive / positive.sum(dim=1, keepdim=True).clamp_min(1e-6)
-    return torch.special.entr(share).sum(dim=1, keepdim=True) / math.log(probabilities.shape[1])
-
-
-def measure_cases(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the result of a batch tells about its quality, on the model's grid.
-
-    Args:
-        output: soft labels ``pred`` (refined), ``one_pass`` and ``itn`` ``[B, Nc, *shape]``, ``velocity``, ``affine``.
-
-    Returns:
-        Per case ``[B]``: ``misfit``, the squared error of refined and ITN's labels over the volume of the foreground;
-        ``disagreement``, 1 − Dice of both, mean over labels; ``one_pass``, the same of 1-pass and ITN; ``entropy`` and
-        ``itn_entropy`` of the propagated and of the ITN's labels over the volume of their foreground; ``deformation``,
-        the mean squared gradient of the velocity. And ``affine`` ``[B, dim (dim + 1)]``, the entries of T, and
-        ``log_volumes`` ``[B, Nc − 1]`` of the refined labels in voxels.
-    """
-    refined, one_pass, predicted = (torch.as_tensor(output[key]) for key in ("pred", "one_pass", "itn"))
-    predicted = predicted.clamp(0.0, 1.0)
-    volumes = refined[:, 1:].flatten(2).sum(dim=2).clamp_min(1.0)
-    return {
-        "misfit": (refined - predicted).square().flatten(1).sum(dim=1) / volumes.sum(dim=1),
-        "disagreement": disagreement(predicted, refined),
-        "one_pass": disagreement(predicted, one_pass),
-        "entropy": _entropy_per_volume(refined),
-        "itn_entropy": _entropy_per_volume(predicted),
-        "deformation": mean_squared_gradient(torch.as_tensor(output["velocity"])),
-        "affine": torch.as_tensor(output["affine"]).flatten(1),
-        "log_volumes": volumes.log(),
-    }
-
-
-def _entropy_per_volume(soft: Tensor) -> Tensor:
-    """Entropy of soft labels over the volume of their foreground, ``[B]``."""
-    return label_entropy(soft).flatten(1).sum(dim=1) / soft[:, 1:].flatten(1).sum(dim=1).clamp_min(1.0)
 
 
 @dataclass(frozen=True)
@@ -133,8 +71,8 @@ class Population:
     weights: str = ""
 
     @classmethod
-    def of(cls, measures: Sequence[Mapping[str, Any]], weights: str = "") -> Population:
-        """Statistics over the measures of cases, each as `measure_cases` gives them, without the batch.
+    def of(cls, measures: Sequence[Measures], weights: str = "") -> Population:
+        """Statistics over the measures of cases.
 
         Raises:
             InputError: there are too few cases.
@@ -146,7 +84,7 @@ class Population:
             )
         vectors: dict[str, list[float]] = {}
         for name, smallest in (("affine", _SMALLEST), ("log_volumes", _SMALLEST_LOG)):
-            values = np.array([np.asarray(case[name], dtype=float) for case in measures])
+            values = np.array([getattr(case, name) for case in measures], dtype=float)
             median, spread = _median_and_spread(values, smallest)
             vectors |= {name: median.tolist(), f"{name}_spread": spread.tolist()}
         start = cls(len(measures), **vectors, median={}, spread={}, weights=weights)
@@ -176,15 +114,15 @@ class Population:
             ) from error
         return population
 
-    def z_scores(self, measures: Mapping[str, Any]) -> dict[str, float]:
+    def z_scores(self, measures: Measures) -> dict[str, float]:
         """How many spreads each measure of a case lies above the median; negative below."""
         values = self._logarithms(measures)
         return {name: (values[name] - self.median[name]) / self.spread[name] for name in REASONS}
 
-    def _logarithms(self, measures: Mapping[str, Any]) -> dict[str, float]:
-        pose = (np.asarray(measures["affine"], dtype=float) - self.affine) / self.affine_spread
-        volume = (np.asarray(measures["log_volumes"], dtype=float) - self.log_volumes) / self.log_volumes_spread
-        values = {**measures, "pose": np.sqrt(np.mean(pose**2)), "volume": np.abs(volume).max()}
+    def _logarithms(self, measures: Measures) -> dict[str, float]:
+        pose = np.subtract(measures.affine, self.affine) / self.affine_spread
+        volume = np.subtract(measures.log_volumes, self.log_volumes) / self.log_volumes_spread
+        values = {**asdict(measures), "pose": np.sqrt(np.mean(pose**2)), "volume": np.abs(volume).max()}
         return {name: math.log(float(values[name]) + _SMALLEST) for name in REASONS}
 
 
@@ -225,17 +163,17 @@ class QualityCheck:
 
     def __init__(self, path: str | Path = "", ckpt_path: str | Path = "") -> None:
         self.population = Population.load(path) if path and Path(path).is_file() else None
-        if self.population and ckpt_path and self.population.weights not in ("", _fingerprint(ckpt_path)):
+        if self.population and ckpt_path and self.population.weights not in ("", fingerprint(ckpt_path)):
             logger.warning("%s belongs to another model and is not used: run calibrate again", path)
             self.population = None
 
     def __call__(
-        self, measures: Mapping[str, Any], folded_fraction: float = 0.0, empty: int = 0, topology_kept: bool = True
+        self, measures: Measures, folded_fraction: float = 0.0, empty: int = 0, topology_kept: bool = True
     ) -> Quality:
         """Judge one case.
 
         Args:
-            measures: of `measure_cases`, without the batch.
+            measures: of the case.
             folded_fraction: share of voxels in which the transform folds.
             empty: number of labels of the refined result without a voxel.
             topology_kept: whether the refined result has the atlas's topology.
@@ -243,7 +181,7 @@ class QualityCheck:
         reasons, failed = [], bool(empty)
         if empty:
             reasons.append(f"{empty} label{'s are' if empty > 1 else ' is'} empty")
-        disagreement = float(measures["disagreement"])
+        disagreement = measures.disagreement
         if disagreement > REVIEW_DISAGREEMENT:
             reasons.append(f"Dice of ITN and refined labels is {1 - disagreement:.2f}")
             failed |= disagreement > FAIL_DISAGREEMENT
@@ -259,62 +197,9 @@ class QualityCheck:
         return Quality(flag, max(scores.values(), default=disagreement), reasons)
 
 
-def _fingerprint(path: str | Path) -> str:
+def fingerprint(path: str | Path) -> str:
+    """Short hash of a model file; empty where there is none."""
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
     except OSError:  # that there is no model, its loader says
         return ""
-
-
-class CaseMeasures:
-    """Handler that adds the measures of each case to the output, before results leave the model's grid.
-
-    Args:
-        uncertainty: also add the `label_entropy` of the refined result, of the mean of the ensemble where there is one.
-    """
-
-    def __init__(self, uncertainty: bool = False) -> None:
-        self.uncertainty = uncertainty
-
-    def attach(self, engine: Engine) -> None:
-        """Register with an `AtlasEvaluator`."""
-        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Add ``measures`` and, if asked for, ``uncertainty`` ``[B, 1, *shape]`` to the output of a batch."""
-        output = engine.state.output
-        if {"itn", "velocity"} <= output.keys():  # else there is no refinement to judge
-            output["measures"] = {name: values.cpu() for name, values in measure_cases(output).items()}
-        if self.uncertainty:
-            output["uncertainty"] = label_entropy(torch.as_tensor(output.get("ensemble", output["pred"])))
-
-
-class QualityCalibration:
-    """Handler that writes the `Population` of a run as JSON; goes with `CaseMeasures`.
-
-    Args:
-        path: file to write, ``quality.json`` beside the model.
-        ckpt_path: the model.
-    """
-
-    def __init__(self, path: str | Path, ckpt_path: str | Path = "") -> None:
-        self.path = path
-        self.ckpt_path = ckpt_path
-        self.measures: list[Mapping[str, Any]] = []
-
-    def attach(self, engine: Engine) -> None:
-        """Register with an `AtlasEvaluator`."""
-        engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.COMPLETED, self._write)
-
-    def _start(self) -> None:
-        self.measures = []
-
-    def _collect(self, engine: Engine) -> None:
-        self.measures += [case["measures"] for case in engine.state.output]
-
-    def _write(self) -> None:
-        population = Population.of(self.measures, _fingerprint(self.ckpt_path) if self.ckpt_path else "")
-        write_json(asdict(population), self.path)
-        logger.info("calibrated on %d cases: %s", population.cases, self.path)

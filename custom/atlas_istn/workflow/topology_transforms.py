@@ -18,8 +18,9 @@ from ..topology.signature import Signature
 
 __all__ = ["PreserveTopologyd", "RecordTopologyd"]
 
-STEPS = ("none", "lambda", "supersample", "correction")
-"""What may be needed, from the least to the most."""
+NOTE = "topology_note"
+"""Key of the `TopologyNote` in the metadata of a labelmap."""
+_SIGNATURE = "topology"  # key in the metadata of the image
 
 
 class _WithMetadata(MapTransform):
@@ -33,7 +34,7 @@ class _WithMetadata(MapTransform):
 class RecordTopologyd(_WithMetadata):
     """Measure the topology of a soft labelmap, before `Invertd`, for `PreserveTopologyd` after it.
 
-    On the model's grid the result has the atlas's topology: `TopologyInferer` has seen to that. So the atlas itself is
+    On the model's grid the result has the atlas's topology: `TopologyGuard` has seen to that. So the atlas itself is
     not needed here, which is just as well: a host may run a copy of the network that the configuration cannot see.
 
     Args:
@@ -47,17 +48,16 @@ class RecordTopologyd(_WithMetadata):
         for key in self.key_iterator(result):
             if isinstance(result.get(self.orig_key), MetaTensor):
                 labelmap = result[key].argmax(dim=0).to(torch.int16).cpu().numpy()
-                result[self.orig_key].meta["topology"] = Signature.of(labelmap, len(result[key]))
+                result[self.orig_key].meta[_SIGNATURE] = Signature.of(labelmap, len(result[key]))
         return result
 
 
 class PreserveTopologyd(_WithMetadata):
     """The last step to a labelmap: an argmax that keeps the topology which `RecordTopologyd` noted.
 
-    Where the plain argmax does not keep it, `restore_labelmap` does. The metadata of the labelmap then tell, as in
-    `TopologyInferer` and together with what that had to do: ``topology_step``, ``topology_kept`` and
-    ``topology_voxels_changed``. On a grid much coarser than the model's no labelmap may have the topology:
-    ``topology_kept`` is false, and the labelmap the nearest that was found. Nothing noted, it is a plain argmax.
+    Where the plain argmax does not keep it, `restore_labelmap` does, and the metadata of the labelmap have a
+    `TopologyNote` of what that took. On a grid much coarser than the model's no labelmap may have the topology: the
+    note says so, and the labelmap is the nearest that was found. Nothing noted, it is a plain argmax.
 
     Args:
         keys: soft labelmap ``[Nc, *shape]``, one; it becomes class indices ``[1, *shape]``.
@@ -74,18 +74,13 @@ class PreserveTopologyd(_WithMetadata):
 
 
 def _discretise(soft: Tensor, noted: Mapping[str, Any]) -> Tensor:
-    if not isinstance(noted.get("topology"), Signature):
+    if not isinstance(noted.get(_SIGNATURE), Signature):
         return soft.argmax(dim=0, keepdim=True)
-    restored = restore_labelmap(torch.as_tensor(soft).float().cpu().numpy(), noted["topology"])
+    restored = restore_labelmap(torch.as_tensor(soft).float().cpu().numpy(), noted[_SIGNATURE])
     # As a plain argmax would: same device, same metadata.
     labelmap = soft.argmax(dim=0, keepdim=True)
     labelmap[0] = torch.from_numpy(restored.labelmap).to(labelmap)
     if isinstance(labelmap, MetaTensor):
-        step = max(noted.get("topology_step", "none"), restored.step, key=STEPS.index)
-        labelmap.meta.update(
-            topology_step=step,
-            topology_kept=restored.kept and bool(noted.get("topology_kept", True)),
-            topology_voxels_changed=restored.voxels_changed + int(noted.get("topology_voxels_changed", 0)),
-        )
-        labelmap.meta.pop("topology", None)  # it has served
+        labelmap.meta[NOTE] = restored.note
+        labelmap.meta.pop(_SIGNATURE, None)  # it has served
     return labelmap

@@ -1,0 +1,81 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What a refinement registers the atlas to: how far the ITN's output is sharpened, and how far it is believed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from monai.metrics import DiceMetric
+from monai.networks import one_hot
+from torch import Tensor
+
+from ..errors import InputError
+
+__all__ = ["TargetPolicy", "disagreement"]
+
+
+@dataclass(frozen=True)
+class TargetPolicy:
+    """Makes the target of a refinement from the ITN's output.
+
+    Attributes:
+        confidence: mean probability that the target's labels shall have in the foreground. Where the ITN wavers, as
+            under a foreign contrast, the label it decides for has hardly more than the others, and errors of
+            probabilities do not tell the atlas of the decision: as much of the labels, one-hot, is mixed into the
+            probabilities as it takes. 0 leaves them as they are, as in the paper.
+        trust: disagreements, each 1 − Dice, of the ITN's labels and the stiff atlas. Up to the first the ITN is
+            believed; from the second on it is not, since no shape near the atlas's looks like that, and a fallback
+            takes its place as the target. In between, the target is a mixture. None: the ITN is always believed.
+
+    Raises:
+        InputError: a confidence that is no probability, or limits of the trust that do not rise.
+    """
+
+    confidence: float = 0.0
+    trust: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.trust is not None and not (len(self.trust) == 2 and 0 <= self.trust[0] < self.trust[1]):
+            raise InputError(f"refine_trust must be two rising numbers from 0, or null, got {self.trust}.")
+        if not 0.0 <= self.confidence <= 1.0:
+            raise InputError(f"refine_confidence must lie between 0 and 1, got {self.confidence}.")
+
+    def sharpened(self, prediction: Tensor) -> Tensor:
+        """Mix as much of its labels into a prediction ``[B, Nc, *shape]`` as gives these the confidence wanted."""
+        labels = _labels(prediction)
+        foreground, probabilities = labels[:, 1:].flatten(1), prediction[:, 1:].clamp(0.0, 1.0).flatten(1)
+        found = (foreground * probabilities).sum(dim=1) / foreground.sum(dim=1).clamp_min(1.0)
+        share = ((self.confidence - found) / (1.0 - found).clamp_min(1e-6)).clamp(0.0, 1.0)
+        return torch.lerp(prediction, labels, _per_voxel(share, prediction))
+
+    def believed(self, target: Tensor, stiff: Tensor) -> Tensor:
+        """How far to believe each target, ``[B]``, by what the stiff atlas ``[B, Nc, *shape]`` makes of it."""
+        if self.trust is None:
+            return torch.ones(len(target), device=target.device)
+        believed, doubted = self.trust
+        return ((doubted - disagreement(target, stiff)) / (doubted - believed)).clamp(0.0, 1.0)
+
+    @staticmethod
+    def mixed(target: Tensor, fallback: Tensor, trust: Tensor) -> Tensor:
+        """The target as far as it is believed ``[B]``, the fallback for the rest."""
+        share = _per_voxel(trust, target)
+        return share * target + (1.0 - share) * fallback
+
+
+def disagreement(first: Tensor, second: Tensor) -> Tensor:
+    """1 − Dice of the labels of two soft labelmaps ``[B, Nc, *shape]``, mean over the foreground labels, ``[B]``."""
+    dice = DiceMetric(include_background=False, ignore_empty=False)(_labels(first), _labels(second))
+    return 1.0 - torch.as_tensor(dice).mean(dim=1)
+
+
+def _labels(soft: Tensor) -> Tensor:
+    """The labels of a soft labelmap ``[B, Nc, *shape]``, one-hot and of its type."""
+    return one_hot(soft.argmax(dim=1, keepdim=True), soft.shape[1], dtype=soft.dtype)
+
+
+def _per_voxel(values: Tensor, like: Tensor) -> Tensor:
+    """Values per case ``[B]`` that broadcast over ``[B, C, *shape]``."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,87 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Handler that scores the labelmaps of each case against the original labels."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+
+from ..errors import InputError
+from ..evaluation.metrics import score_labelmap
+from ..evaluation.scores import Evaluation
+from ..io.files import check_writable
+from .cases import message_of
+from .results import CaseResult
+from .writer import RESULTS
+
+__all__ = ["CaseScorer"]
+
+
+class CaseScorer:
+    """Handler that scores the labelmaps of each result against the original labels.
+
+    Args:
+        output_dir: folder for ``metrics.csv`` and ``summary.json``.
+        label_names: class index → name, background included.
+        reference: transform that reads the label of a case onto the grid that is scored: ``{"image", "label"}``
+            paths to class indices ``[1, *shape]``.
+        surface_dice_tolerance: in millimetres.
+        results: key of a labelmap → name of the result.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        label_names: Mapping[int, str],
+        reference: Callable[[dict[str, Any]], Mapping[str, Any]],
+        surface_dice_tolerance: float = 1.0,
+        results: Mapping[str, str] = RESULTS,
+    ) -> None:
+        self.output_dir = output_dir
+        self.labels = {int(index): name for index, name in label_names.items() if int(index) > 0}
+        self.reference = reference
+        self.tolerance = surface_dice_tolerance
+        self.results = results
+        self.evaluation = Evaluation()
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an `AtlasEvaluator`."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._score_batch)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self) -> None:
+        check_writable(self.output_dir)
+        self.evaluation = Evaluation()
+
+    def _score_batch(self, engine: Engine) -> None:
+        for case in engine.state.cases:
+            try:
+                self._score(case)
+            except (InputError, RuntimeError) as error:
+                engine.state.failures.append((case.case, message_of(error)))
+
+    def _score(self, case: CaseResult) -> None:
+        label = self.reference({"image": case.source, "label": case.reference})["label"]
+        spacing = [float(s) for s in label.pixdim[: label.ndim - 1]]
+        truth = np.asarray(label[0].cpu())
+        for key, name in self.results.items():
+            prediction = np.asarray(case.labelmaps[key][0].cpu())
+            rows = score_labelmap(prediction, truth, self.labels, spacing, self.tolerance)
+            consistency = case.consistency
+            if case.labelmaps[key] is case.segmentation and consistency:  # the only result whose transform is known
+                # IC-DSC of each label, and the case's MICE with each of them
+                figures = [{"ic_dice": dice, "mice": float(consistency.mice)} for dice in consistency.dice[0].tolist()]
+                rows = [row | added for row, added in zip(rows, figures, strict=True)]
+            self.evaluation.add(case.case, name, rows)
+
+    def _write(self, engine: Engine) -> None:
+        for case, message in engine.state.failures:
+            self.evaluation.add_failure(case, message)
+        self.evaluation.write(self.output_dir)
+        sys.stdout.write(self.evaluation.table() + "\n")

@@ -1,0 +1,206 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Handler that writes the files of each case, the atlas and a summary of the run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+
+from ..errors import InputError
+from ..io.outputs import (
+    atlas_grid_affine,
+    write_csv,
+    write_image,
+    write_json,
+    write_labelmap,
+    write_transforms,
+)
+from ..io.registration import write_registration
+from ..networks import AtlasISTN
+from ..topology import labelmap_topology
+from .cases import message_of
+from .quality import QualityCheck
+from .results import CaseResult, class_indices, native_affine
+
+__all__ = ["RESULTS", "CaseWriter"]
+
+logger = logging.getLogger(__name__)
+
+RESULTS = {"itn": "itn", "one_pass": "one_pass", "pred": "refine"}
+"""Key of a labelmap → name of the result, of the full method."""
+
+
+LARGER = "the image is larger than the model's grid: what lies outside it was not segmented"
+
+
+class CaseWriter:
+    """Handler that writes the files of each case, the atlas and a summary of the run.
+
+    Args:
+        output_dir: folder of the results.
+        network: holds the atlas.
+        label_names: class index → name, background included.
+        label_values: value of each class in the labelmap files.
+        quality: judges each case that a refinement gave.
+        results: key of a labelmap → name of the result. The labelmap under ``"pred"`` is written as the segmentation,
+            the others by name.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        network: AtlasISTN,
+        label_names: Mapping[int, str],
+        label_values: Sequence[int],
+        quality: QualityCheck | None = None,
+        results: Mapping[str, str] = RESULTS,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.network = network
+        self.label_names = {int(k): v for k, v in label_names.items()}
+        self.label_values = list(label_values)
+        self.quality = quality
+        self.results = results
+        self.summary: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an `AtlasEvaluator`."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write_batch)
+        engine.add_event_handler(Events.COMPLETED, self._write_summary)
+
+    def start(self) -> None:
+        """Begin a run: write the atlas, where there is a registration."""
+        self.summary = []
+        network, folder = self.network, self.output_dir / "atlas"
+        if network.stn is None:
+            return
+        affine = atlas_grid_affine(network.atlas_labels.shape[2:], network.spacing)
+        labels = network.atlas_labels[0].float().cpu().numpy()
+        write_image(network.atlas_image[0, 0].float().cpu().numpy(), affine, folder / "atlas_image.nii.gz")
+        write_image(np.moveaxis(labels, 0, -1), affine, folder / "atlas_probabilities.nii.gz")
+        write_labelmap(labels.argmax(axis=0), affine, self.label_values, folder / "atlas_labelmap.nii.gz")
+
+    def _write_batch(self, engine: Engine) -> None:
+        for case in engine.state.cases:
+            try:
+                self.write(case)
+            except (InputError, ValueError, RuntimeError) as error:
+                engine.state.failures.append((case.case, message_of(error)))
+
+    def write(self, case: CaseResult) -> None:
+        """Write the files of one case, and remember its row of the summary.
+
+        Raises:
+            InputError: a file cannot be written.
+        """
+        name, folder = case.case, self.output_dir / case.case
+        suffix = ".png" if case.from_png else ".nii.gz"
+        for key, ending in {**self.results, "pred": "seg"}.items():
+            labelmap = case.labelmaps[key]
+            path = folder / f"{name}_{ending}{suffix}"
+            write_labelmap(class_indices(labelmap), native_affine(labelmap), self.label_values, path)
+        if case.uncertainty is not None:
+            entropy = np.asarray(case.uncertainty[0].cpu())
+            write_image(entropy, native_affine(case.uncertainty), folder / f"{name}_uncertainty.nii.gz")
+        transform = case.result.transform
+        if transform:
+            write_transforms(transform, case.grid_affine, lambda direction: folder / f"{name}_{direction}.h5")
+            write_registration(transform, case.grid_affine, folder / f"{name}_registration.npz")
+        report = self.report(case)
+        write_json(report, folder / f"{name}.json")
+        self.summary.append(_flat(report))
+
+    def report(self, case: CaseResult) -> dict[str, Any]:
+        """Everything that is worth knowing of a case, as a JSON tree."""
+        labels = [index for index in self.label_names if index > 0]
+        shapes = labelmap_topology(class_indices(case.segmentation), labels)
+        report: dict[str, Any] = {
+            "case": case.case,
+            **_course(case),
+            **_deformation(case),
+            "topology": {self.label_names[index]: shape._asdict() for index, shape in shapes.items()},
+        }
+        note = case.topology
+        if note:
+            report |= {f"topology_{name}": value for name, value in note._asdict().items()}
+        report["warnings"] = _warnings(report)
+        if _exceeds(case.segmentation, self.network):
+            report["warnings"].append(LARGER)
+        if self.quality and case.measures:
+            empty = sum(shape.components == 0 for shape in shapes.values())
+            kept = note is None or note.kept
+            verdict = self.quality(case.measures, report["folded_fraction"], empty, kept)
+            report |= {"quality": verdict.flag, "quality_score": verdict.score, "quality_reasons": verdict.reasons}
+        report["labels"] = {self.label_names[index]: self.label_values[index] for index in labels}
+        curve = case.result.course.curve[:, 0].tolist() if case.result.course else []
+        report["loss_curve"] = [float(f"{loss:.4g}") for loss in curve]
+        return report
+
+    def _write_summary(self, engine: Engine) -> None:
+        failed = [{"case": case, "error": message} for case, message in engine.state.failures]
+        write_csv([*self.summary, *failed], self.output_dir / "summary.csv")
+        logger.info("results of %d cases in %s", len(self.summary), self.output_dir)
+
+
+def _course(case: CaseResult) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    course = case.result.course
+    if course:
+        figures = {
+            "loss_before": float(course.curve[0, 0]),
+            "loss_after": float(course.loss[0]),
+            "iterations": int(course.iterations[0]),
+            "itn_trust": round(float(course.trust[0]), 3),
+        }
+    return {**figures, "seconds": round(case.result.seconds, 3)}
+
+
+def _deformation(case: CaseResult) -> dict[str, float]:
+    if case.result.transform is None or case.consistency is None:
+        return {}
+    jacobian = case.result.transform.jacobian_determinant()
+    return {
+        "min_jacobian": float(jacobian.min()),
+        "folded_fraction": float((jacobian <= 0).float().mean()),
+        "ic_dice": float(case.consistency.dice.nanmean()),
+        "mice": float(case.consistency.mice),
+    }
+
+
+def _exceeds(native: MetaTensor, network: AtlasISTN) -> bool:
+    model = np.multiply(network.atlas_labels.shape[2:], network.spacing)
+    extent = np.asarray(native.shape[1:]) * np.asarray(native.pixdim)[: native.ndim - 1]
+    # Sorted, since the image's axes may be stored in another order than the model's.
+    return bool((np.sort(extent) > np.sort(model) * 1.05).any())
+
+
+def _warnings(report: Mapping[str, Any]) -> list[str]:
+    warnings = []
+    if report.get("folded_fraction", 0.0) > 0:
+        warnings.append("the deformation folds: raise refine_weights lambda")
+    if not report.get("topology_kept", True):
+        warnings.append("the atlas's topology cannot be kept on this grid: too coarse, or anatomy cut off")
+    if report.get("itn_trust", 1.0) < 1:
+        warnings.append(f"the ITN's labels look like no shape near the atlas: believed by {report['itn_trust']:.0%}")
+    for name, topology in report["topology"].items():
+        if topology["components"] == 0:
+            warnings.append(f"{name} is empty")
+        elif topology["components"] > 1:
+            warnings.append(f"{name} has {topology['components']} components")
+    return warnings
+
+
+def _flat(report: Mapping[str, Any]) -> dict[str, Any]:
+    row = {key: value for key, value in report.items() if not isinstance(value, (dict, list))}
+    for name, topology in report["topology"].items():
+        row.update({f"{name} {key}": value for key, value in topology.items()})
+    lists = {key: "; ".join(report[key]) for key in ("warnings", "quality_reasons") if key in report}
+    return {**row, **lists}

@@ -1,0 +1,67 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from monai.networks.layers import GaussianFilter
+
+from atlas_istn.registration.similarity import RobustError, squared_error
+
+Field = Callable[..., torch.Tensor]
+
+
+def test_squared_error_sums_channels_and_averages_voxels() -> None:
+    prediction = torch.zeros(2, 3, 4, 5)
+    target = torch.zeros(2, 3, 4, 5)
+    target[0] = 2.0
+    target[1, 0, 0, 0] = 1.0
+    torch.testing.assert_close(squared_error(prediction, target), torch.tensor([12.0, 1 / 20]))
+
+
+def test_squared_error_does_not_depend_on_the_matrix_size(ring: Field) -> None:
+    first, second = ring((16, 16)), ring((16, 16), shift=2.0)
+    coarse = squared_error(first, second)
+    fine = squared_error(*(z.repeat_interleave(2, 2).repeat_interleave(2, 3) for z in (first, second)))
+    torch.testing.assert_close(fine, coarse)
+
+
+def test_robust_error_is_the_squared_error_where_labelmaps_nearly_agree(ring: Field) -> None:
+    labels = ring((24, 24))
+    nearby = labels + 0.01 * torch.tensor([1.0, -1.0]).reshape(1, 2, 1, 1)
+    # e = 2e-4 is 0.1 % of the scale; averaging loses what the window reaches beyond the border, a few per cent.
+    torch.testing.assert_close(RobustError()(nearby, labels), squared_error(nearby, labels), rtol=0.1, atol=0)
+
+
+def test_robust_error_bounds_what_clutter_costs_and_how_it_pulls() -> None:
+    labels = torch.zeros(1, 2, 32, 32)
+    labels[:, 0] = 1.0
+    cluttered = labels.clone()
+    cluttered[:, :, 8:24, 8:24] = torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1)
+    area = 16 * 16 / 32**2
+    assert squared_error(cluttered, labels).item() == pytest.approx(2 * area)
+    assert RobustError(scale=0.2)(cluttered, labels).item() < 0.2 * area * 1.6  # the window reaches beyond the box
+
+    def pull(error: Any) -> float:
+        prediction = labels.clone().requires_grad_()
+        error(prediction, cluttered).sum().backward()
+        return float(prediction.grad[0, 1, 16, 16].abs())
+
+    assert pull(RobustError(scale=0.2)) < 0.02 * pull(squared_error)
+
+
+@pytest.mark.parametrize("shape", [(20, 33), (12, 9, 16)])
+def test_the_surroundings_of_a_robust_error_are_a_gaussian_filter(shape: tuple[int, ...]) -> None:
+    prediction, target = torch.rand(2, 3, *shape), torch.rand(2, 3, *shape)
+    error = (prediction - target).square().sum(dim=1, keepdim=True)
+    blurred = GaussianFilter(len(shape), 1.5)(error)
+    # With a large scale the error is not levelled off: what remains is the blur.
+    torch.testing.assert_close(
+        RobustError(scale=1e6, sigma=1.5)(prediction, target), blurred.flatten(1).mean(dim=1), rtol=1e-5, atol=0
+    )
+    levelled = (blurred / (1 + blurred / 0.2)).flatten(1).mean(dim=1)
+    torch.testing.assert_close(RobustError(scale=0.2, sigma=1.5)(prediction, target), levelled, rtol=1e-5, atol=0)
