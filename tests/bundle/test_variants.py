@@ -312,7 +312,7 @@ def test_svf_only_has_no_affine_part(bench: Bench) -> None:
         network.stn.affine_head[-1].bias.fill_(0.3)  # whatever the head says
     for mode in ("field", "weights"):
         inferer = RefinementInferer(mode, iterations=5)
-        transform = inferer.refine(torch.rand(1, 1, 32, 32), network).transform
+        transform = inferer.infer(torch.rand(1, 1, 32, 32), network).transform
         assert torch.equal(transform.affine[0], torch.eye(2, 3))
         assert transform.velocity.any()
 

@@ -52,7 +52,7 @@ def test_only_directions_asked_for_are_integrated(
         integrated.append(1 if torch.equal(v, velocity) else -1)
         return exponential(v, squarings)
 
-    monkeypatch.setattr("atlas_istn.spatial.transform.exponential", counted)
+    monkeypatch.setattr("atlas_istn.spatial.deformation.exponential", counted)
     pairs = [Pair(ring((16, 16)), ring((16, 16)), backward=way) for way in backward]
     assert len(Objective(pairs)(transform_of(velocity, (16, 16))).errors) == len(pairs)
     assert integrated == integrations

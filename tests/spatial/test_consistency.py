@@ -59,8 +59,8 @@ def test_mice_is_the_error_of_two_maps_that_do_not_undo_each_other(dim: int, mon
     def shift(by: float) -> torch.Tensor:
         return torch.cat([torch.full((1, 1, *shape), by), torch.zeros(1, dim - 1, *shape)], dim=1)
 
-    monkeypatch.setattr(Transform, "subject_to_atlas", lambda self: shift(1.5))
-    monkeypatch.setattr(Transform, "atlas_to_subject", lambda self: shift(-1.0))
+    monkeypatch.setattr(Transform, "fixed_to_moving", lambda self: shift(1.5))
+    monkeypatch.setattr(Transform, "moving_to_fixed", lambda self: shift(-1.0))
     consistency = inverse_consistency(transform(dim), two_boxes(dim))
     assert consistency.mice.item() == pytest.approx(0.5, abs=1e-5)
     assert consistency.dice.min().item() < 0.95
@@ -70,8 +70,8 @@ def test_mice_counts_the_atlas_foreground_only(dim: int, monkeypatch: pytest.Mon
     labels = two_boxes(dim)
     error = torch.zeros(1, dim, *SHAPES[dim])
     error[:, 0] = torch.where(labels[:, 0] > 0, 7.0, 0.0)  # wrong in the background
-    monkeypatch.setattr(Transform, "subject_to_atlas", lambda self: torch.zeros_like(error))
-    monkeypatch.setattr(Transform, "atlas_to_subject", lambda self: error)
+    monkeypatch.setattr(Transform, "fixed_to_moving", lambda self: torch.zeros_like(error))
+    monkeypatch.setattr(Transform, "moving_to_fixed", lambda self: error)
     assert inverse_consistency(transform(dim), labels).mice.item() < 1e-5
 
 

@@ -77,9 +77,9 @@ def test_damage_in_several_places_is_repaired_at_once(dim: int) -> None:
         set_label(scores, plane_of(dim, *region), label, value)
     set_label(scores, plane_of(dim, slice(19, 21), slice(10, 12)), 1, 0.52)
     restored = restore_labelmap(scores, target)
-    assert (restored.step, restored.kept) == ("correction", True)
+    assert (restored.note.step, restored.note.kept) == ("correction", True)
     assert not target.violations(restored.labelmap)
-    assert restored.voxels_changed == (restored.labelmap != scores.argmax(axis=0)).sum()
+    assert restored.note.voxels_changed == (restored.labelmap != scores.argmax(axis=0)).sum()
 
 
 def shell(dim: int, size: int = 17) -> np.ndarray:
@@ -121,7 +121,7 @@ def test_two_labels_that_must_not_touch_are_parted(dim: int) -> None:
     damaged = scores.argmax(axis=0)
     assert (2, 3) in Signature.of(damaged, 4).adjacent
     restored = restore_labelmap(scores, target)
-    assert restored.kept
+    assert restored.note.kept
     assert Signature.of(restored.labelmap, 4).adjacent == target.adjacent
     assert (restored.labelmap != damaged).sum() <= 2  # the holes are filled, and nothing else changes
 
@@ -137,17 +137,17 @@ def test_where_only_the_contact_is_wrong_it_is_mended_and_nothing_else(dim: int)
         wanted = Signature({(1,): Topology(1, 0, 0), (2,): Topology(1, 0, 0)}, Signature.of(other, 3).adjacent)
         scores = soft(start, 0.8)
         restored = restore_labelmap(scores, wanted)
-        assert restored.kept
+        assert restored.note.kept
         assert not wanted.violations(restored.labelmap)
         # A layer between them where they touch, a bridge of two voxels where they do not.
-        assert restored.voxels_changed <= (3 ** (dim - 1) if start is touching else 2)
+        assert restored.note.voxels_changed <= (3 ** (dim - 1) if start is touching else 2)
 
 
 def test_a_right_labelmap_is_left_alone(dim: int) -> None:
     scores = soft(letter(dim))
     plain = scores.argmax(axis=0)
     restored = restore_labelmap(scores, Signature.of(plain, 2))
-    assert (restored.step, restored.voxels_changed, restored.kept) == ("none", 0, True)
+    assert (restored.note.step, restored.note.voxels_changed, restored.note.kept) == ("none", 0, True)
     assert (restored.labelmap == plain).all()
 
 
@@ -159,7 +159,7 @@ def test_the_vote_of_a_finer_grid_is_tried_first() -> None:
     scores = np.stack([1.0 - truth, truth]).astype(np.float32)
     scores[:, 10, 10] = 0.49, 0.51
     restored = restore_labelmap(scores, Signature.of(truth, 2))
-    assert (restored.step, restored.kept, restored.voxels_changed) == ("supersample", True, 1)
+    assert (restored.note.step, restored.note.kept, restored.note.voxels_changed) == ("supersample", True, 1)
     assert (restored.labelmap == truth).all()
 
 
@@ -168,7 +168,7 @@ def test_what_cannot_be_reached_is_said() -> None:
     target = Signature.of(letter(2), 2)
     scores = np.random.default_rng(0).random((2, 3, 3)).astype(np.float32)
     restored = restore_labelmap(scores, target)
-    assert not restored.kept
+    assert not restored.note.kept
     assert target.violations(restored.labelmap)
 
 
@@ -177,7 +177,7 @@ def test_an_empty_result_is_given_back(dim: int) -> None:
     disc = np.zeros((8,) * dim, int)
     disc[(slice(2, 5),) * dim] = 1
     restored = restore_labelmap(scores, Signature.of(disc, 2))
-    assert not restored.kept
+    assert not restored.note.kept
     assert not restored.labelmap.any()
 
 

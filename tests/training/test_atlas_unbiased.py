@@ -130,7 +130,7 @@ def test_after_the_correction_the_mean_of_the_transforms_is_the_identity(tiny_ne
     shifts = torch.tensor([[3.0, 1.0], [5.0, -1.0], [1.0, 3.0], [3.0, 5.0]])
     labels = [ellipse(shift, torch.zeros(2)) for shift in shifts]
     zeros = torch.zeros(4, 3)
-    maps = replace(fixed_transforms(), velocity=torch.zeros(4, 2, 24, 20))
+    maps = replace(fixed_transforms(), field=torch.zeros(4, 2, 24, 20))
     maps = replace(maps, affine=compose_affine(torch.cat([shifts, zeros], dim=1)))
     network = tiny_network(SHAPE)
     builder = AtlasBuilder(network, batches(labels), shape="unbiased")
@@ -141,7 +141,7 @@ def test_after_the_correction_the_mean_of_the_transforms_is_the_identity(tiny_ne
 def test_the_median_is_sharper_than_the_mean_where_a_case_is_badly_aligned(tiny_network: Build) -> None:
     labels = [ellipse(torch.zeros(2), torch.zeros(2)) for _ in range(8)]
     labels[3] = ellipse(torch.tensor([6.0, 0.0]), torch.tensor([0.0, 0.2]))
-    still = replace(fixed_transforms(), velocity=torch.zeros(8, 2, 24, 20), affine=torch.eye(2, 3).expand(8, 2, 3))
+    still = replace(fixed_transforms(), field=torch.zeros(8, 2, 24, 20), affine=torch.eye(2, 3).expand(8, 2, 3))
     error = {}
     for average in ("mean", "median"):
         network = tiny_network(SHAPE)
@@ -157,7 +157,7 @@ def test_the_median_is_sharper_than_the_mean_where_a_case_is_badly_aligned(tiny_
 def test_sharpening_takes_back_the_blur_of_cases_that_are_not_quite_aligned(tiny_network: Build) -> None:
     shifts = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * 2)  # a variance of 2/3 voxel² along each axis
     labels = [ellipse(shift, torch.zeros(2)) for shift in shifts]
-    still = replace(fixed_transforms(), velocity=torch.zeros(9, 2, 24, 20), affine=torch.eye(2, 3).expand(9, 2, 3))
+    still = replace(fixed_transforms(), field=torch.zeros(9, 2, 24, 20), affine=torch.eye(2, 3).expand(9, 2, 3))
     truth = ellipse(torch.zeros(2), torch.zeros(2))[None]
     atlases = {}
     for sharpening in (0.0, 1 / 3):

@@ -67,7 +67,7 @@ class AtlasEvaluator(SupervisedEvaluator):
             state.output[Keys.LABEL] = batchdata[Keys.LABEL].to(state.device)
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)  # decollates and postprocesses
-        if "case" in batchdata:
+        if "source" in batchdata:  # a CaseDataset's batch; the validation of a training has no files to write
             state.cases = [
                 CaseResult.of(batch, output, result.case(index), engine.network.atlas_labels)
                 for index, (batch, output) in enumerate(zip(state.batch, state.output, strict=True))
