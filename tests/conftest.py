@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from scipy.ndimage import gaussian_filter
 
 from atlas_istn.networks import AtlasISTN, SpatialTransformerNetwork, UNet
@@ -112,6 +112,62 @@ def write_series() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture
+def write_enhanced() -> Callable[..., np.ndarray]:
+    """A function that writes the volume of `write_series` as one enhanced MR file, and returns it [z, y, x].
+
+    Frames are stored in the ``order`` given, by default from the last to the first. ``edit(frame, groups)`` may change
+    the functional groups of a frame.
+    """
+
+    def write(
+        path: Path,
+        order: Sequence[int] = range(5, -1, -1),
+        edit: Callable[[int, pydicom.Dataset], None] = lambda frame, groups: None,
+    ) -> np.ndarray:
+        pixels = np.random.default_rng(0).integers(0, 1000, (6, 5, 4)).astype(np.uint16)
+        groups = []
+        for position, frame in enumerate(order):
+            group = _sequence_item(PlanePositionSequence={"ImagePositionPatient": [10, 20, 30 + 2 * frame]})
+            group.FrameContentSequence = [_dataset(StackID="1", InStackPositionNumber=position + 1)]
+            edit(frame, group)
+            groups.append(group)
+        shared = _sequence_item(
+            PixelMeasuresSequence={"PixelSpacing": [1.5, 0.5], "SliceThickness": 2},
+            PlaneOrientationSequence={"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
+            PixelValueTransformationSequence={"RescaleSlope": 2, "RescaleIntercept": -10, "RescaleType": "US"},
+        )
+        tags: Tags = {
+            "SOPClassUID": EnhancedMRImageStorage,
+            "PatientName": "Secret^Name",
+            "PatientID": "Secret-ID",
+            "StudyInstanceUID": generate_uid(),
+            "SeriesInstanceUID": generate_uid(),
+            "FrameOfReferenceUID": generate_uid(),
+            "SeriesNumber": 7,
+            "SamplesPerPixel": 1,
+            "NumberOfFrames": len(order),
+            "SharedFunctionalGroupsSequence": [shared],
+            "PerFrameFunctionalGroupsSequence": groups,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_slice(path, pixels[list(order)], tags)
+        return 2 * pixels - 10.0
+
+    return write
+
+
+def _dataset(**tags: Any) -> pydicom.Dataset:
+    dataset = pydicom.Dataset()
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    return dataset
+
+
+def _sequence_item(**groups: Tags) -> pydicom.Dataset:
+    return _dataset(**{name: [_dataset(**tags)] for name, tags in groups.items()})
+
+
+@pytest.fixture
 def read_segmentation() -> Callable[..., np.ndarray]:
     """A function that reads a DICOM SEG by highdicom or dcmqi and returns its classes on a grid, by positions alone."""
 
@@ -152,9 +208,10 @@ def _write_slice(path: Path, plane: np.ndarray, tags: Tags) -> None:
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = MRImageStorage
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
     dataset.Modality, dataset.PhotometricInterpretation = "MR", "MONOCHROME2"
-    dataset.Rows, dataset.Columns = plane.shape
+    dataset.Rows, dataset.Columns = plane.shape[-2:]
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 0
     dataset.PixelData = plane.tobytes()
     for name, value in tags.items():
         setattr(dataset, name, value)
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.save_as(path, enforce_file_format=True)

@@ -10,6 +10,9 @@ import pytest
 
 from atlas_istn.errors import InputError
 from atlas_istn.io.cases import find_cases
+from atlas_istn.io.loading import read_volume
+from atlas_istn.io.results import find_labelled_cases
+from support import CASES
 
 
 @pytest.fixture
@@ -131,3 +134,94 @@ def test_not_a_folder(tmp_path, name):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=f"{name}: no such folder"):
         find_cases(str(tmp_path / name))
+
+
+def test_links_have_names_of_their_own(tmp_path, write_series):
+    """Targets may be named by hashes, or after patients."""
+    store, data = tmp_path / "store", tmp_path / "data"
+    data.mkdir()
+    write_series(store / "Secret_Name")
+    (store / "MD5E-s69702--0f34.nii.gz").touch()
+    (data / "sub-01_T1w.nii.gz").symlink_to("../store/MD5E-s69702--0f34.nii.gz")
+    (data / "sub-02").symlink_to("../store/Secret_Name")
+    (data / "loop").symlink_to(data)
+    cases = find_cases(str(data))
+    assert [case["case"] for case in cases] == ["sub-01_T1w", "sub-02"]
+    assert "store" not in str(cases)
+    (tmp_path / "sub-03").symlink_to("store/Secret_Name")
+    assert [case["case"] for case in find_cases(str(tmp_path / "sub-03"))] == ["sub-03"]
+
+
+def test_a_link_that_leads_nowhere_is_a_case_that_fails(tmp_path):
+    (tmp_path / "a.nii.gz").symlink_to("gone.nii.gz")
+    (case,) = find_cases(str(tmp_path))
+    with pytest.raises(InputError, match=r"a\.nii\.gz: the link leads nowhere"):
+        read_volume(case["image"], 3)
+
+
+def test_a_folder_named_by_a_dot_has_its_name(tmp_path, write_series, monkeypatch):
+    write_series(tmp_path / "Study1")
+    monkeypatch.chdir(tmp_path / "Study1")
+    assert [case["case"] for case in find_cases(".")] == ["Study1"]
+
+
+@pytest.mark.parametrize("name", ["atlas", "Atlas", "summary.csv", "metrics.csv", "summary.json"])
+def test_names_that_a_run_needs_itself(tmp_path, name):
+    (tmp_path / f"{name}.nii.gz").touch()
+    assert [case["case"] for case in find_cases(str(tmp_path))] == [f"{name}_2"]
+
+
+def test_names_are_short_enough_for_what_is_appended(tmp_path):
+    for end in "ab":
+        (tmp_path / f"{'x' * 200}{end}.nii.gz").touch()
+    names = [case["case"] for case in find_cases(str(tmp_path))]
+    assert len(set(names)) == 2
+    assert max(map(len, names)) < 110
+
+
+def test_what_is_not_used_is_told(tmp_path, write_series):
+    write_series(tmp_path / "series")
+    (tmp_path / "results" / "a").mkdir(parents=True)
+    for path in ("a.nii", "notes.txt", "b.csv", "results/a/a_seg.nii.gz", ".hidden", "._a.nii", ".git"):
+        (tmp_path / path).touch()
+    assert find_cases(str(tmp_path)).unused == {
+        "b.csv and 1 more": "no image of a known format",
+        "results/a/a_seg.nii.gz": "image in a sub-folder, where only DICOM is looked for",
+    }
+
+
+@pytest.mark.parametrize("anonymous", [True, "true", "True"])
+def test_numbers_in_place_of_names(tmp_path, anonymous):
+    for name in ("Meier.nii", "Huber.nii", "Secret.txt", "Secret.csv"):
+        (tmp_path / name).touch()
+    cases = find_cases(str(tmp_path), anonymous=anonymous)
+    assert [(case["case"], case["image"][-9:]) for case in cases] == [
+        ("case_001", "Huber.nii"),
+        ("case_002", "Meier.nii"),
+    ]
+    assert cases.anonymous
+    assert cases.unused == {"1 in the folder": "no image of a known format"}
+    assert not find_cases(str(tmp_path), anonymous="false").anonymous
+    both = find_labelled_cases(tmp_path, "")
+    assert [case["case"] for case in both] == ["Huber", "Meier", "case_001", "case_002"]
+
+
+def test_lists_are_all_that_is_used(dataset):
+    (dataset / "notes.txt").touch()
+    assert find_cases(str(dataset)).unused == {}
+
+
+def test_a_list_of_unreasonable_size_is_refused(tmp_path):
+    with (tmp_path / "dataset.json").open("wb") as stream:
+        stream.truncate(100 * 2**20)
+    with pytest.raises(InputError, match="more than 64 MiB"):
+        find_cases(str(tmp_path))
+    (tmp_path / "dataset.json").write_text("[" * 200000)
+    with pytest.raises(InputError, match="not readable as JSON"):
+        find_cases(str(tmp_path))
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason=f"no folder {CASES}")
+def test_the_name_atlas_is_taken():
+    names = [case["case"] for case in find_cases(str(CASES / "10_case_named_atlas"))]
+    assert names == ["a00_plain", "atlas_2"]

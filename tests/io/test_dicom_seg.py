@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from atlas_istn import __version__
 from atlas_istn.errors import InputError
 from atlas_istn.io.dicom_seg import SegmentSpec, segment_specs, write_dicom_seg
 from atlas_istn.io.loading import read_volume
-from support import DATA
+from support import DATA, violations
 
 pytest.importorskip("highdicom")
 
@@ -58,16 +56,6 @@ def grid_of(series: Path) -> tuple[np.ndarray, tuple[int, ...]]:
 def labels_on(shape: tuple[int, ...]) -> np.ndarray:
     """Classes 0 to 2 without any symmetry."""
     return np.random.default_rng(0).integers(0, 3, shape)
-
-
-def violations(path: Path) -> list[str]:
-    """Errors that the validator finds; it also warns of what the series itself lacks, such as a study date."""
-    if shutil.which("dciodvfy") is None:
-        pytest.skip("dciodvfy is not installed (Debian package dicom3tools)")
-    run = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
-    lines = (run.stdout + run.stderr).splitlines()
-    assert "Segmentation" in lines  # it has recognised the kind of object
-    return [line for line in lines if line.startswith("Error")]
 
 
 @pytest.mark.parametrize("reader", ["highdicom", "dcmqi"])

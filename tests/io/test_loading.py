@@ -13,9 +13,9 @@ from PIL import Image
 
 from atlas_istn.errors import InputError
 from atlas_istn.io.cases import find_cases
-from atlas_istn.io.dicom import series_slices
+from atlas_istn.io.dicom import read_series
 from atlas_istn.io.loading import LoadCased, read_volume
-from support import DATA
+from support import CASES, DATA
 
 sitk = pytest.importorskip("SimpleITK")
 
@@ -24,7 +24,7 @@ NOISE = np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32)
 
 
 def save(path, array=NOISE, affine=AFFINE):
-    nib.save(nib.Nifti1Image(array, affine), path)
+    nib.save(nib.Nifti1Image(array, affine, dtype=array.dtype), path)
     return str(path)
 
 
@@ -141,6 +141,8 @@ class TestGeometry:
                 "original_channel_dim",
                 "space",
                 "spatial_shape",
+                "padding",
+                "warnings",
             }
             assert meta["source"] == str(tmp_path / source)
 
@@ -168,6 +170,7 @@ def strip_image(path):
     import pydicom
 
     dataset = pydicom.dcmread(path)
+    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"
     for name in ("Rows", "Columns", "PixelData"):
         del dataset[name]
     dataset.save_as(path)
@@ -212,14 +215,43 @@ class TestCase:
         with pytest.raises(InputError, match=r"label\.nii\.gz: " + message):
             self.load(tmp_path, stored, table)
 
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_rounded_values_are_those_of_the_table(self, tmp_path, dtype):
+        stored = np.random.default_rng(0).integers(0, 3, NOISE.shape)
+        label = self.load(tmp_path, (stored * 1.0000003).astype(dtype), [0, 1, 2])["label"]
+        np.testing.assert_array_equal(label[0], stored)
+        with pytest.raises(InputError, match=r"unexpected label values 1\.01, 2\.02\. Expected 0, 1, 2"):
+            self.load(tmp_path, (stored * 1.01).astype(np.float64), [0, 1, 2])
+
+    @pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64, np.float64])
+    def test_identifiers_of_32_bits(self, tmp_path, dtype):
+        values = [0, 70000, 614454277, 614454278, 2**31 - 1 if dtype == np.int32 else 2**32 - 1]
+        stored = np.random.default_rng(0).integers(0, 5, NOISE.shape)
+        label = self.load(tmp_path, np.array(values, dtype=dtype)[stored], values)["label"]
+        np.testing.assert_array_equal(label[0], stored)
+        with pytest.raises(InputError, match="unexpected label values 614454278\\. Expected"):
+            self.load(tmp_path, np.array(values, dtype=dtype)[stored], [0, 70000, 614454277, values[-1]])
+
+    @pytest.mark.skipif(not CASES.is_dir(), reason=f"no folder {CASES}")
+    @pytest.mark.parametrize(
+        ("folder", "values"), [("11_label_float_eps", [0, 1, 2]), ("22_label_ids_over_2p24", [0, 614454277, 312782574])]
+    )
+    def test_labels_that_were_once_refused(self, folder, values):
+        (case,) = find_cases(str(CASES / folder), "test", with_labels=True)
+        del case["case"]
+        label = LoadCased(["image", "label"], 3, values)(case)["label"]
+        assert label.unique().tolist() == [0, 1, 2]
+
     def test_other_shape(self, tmp_path):
         with pytest.raises(InputError, match=r"label\.nii\.gz: .* 6 × 5 × 3 voxels.*image\.nii 6 × 5 × 4"):
             self.load(tmp_path, np.zeros((6, 5, 3), np.uint8))
 
     def test_other_affine(self, tmp_path):
         label = np.zeros(NOISE.shape, np.uint8)
-        self.load(tmp_path, label, affine=AFFINE + 5e-4 * np.eye(4, k=3))  # a rounding of the header
-        with pytest.raises(InputError, match=r"label\.nii\.gz: the affine differs .*image\.nii by up to 0\.25 mm"):
+        self.load(tmp_path, label, affine=AFFINE + 0.05 * np.eye(4, k=3))  # of voxels that are 0.9 mm or larger
+        with pytest.raises(
+            InputError, match=r"label\.nii\.gz: the affine differs .*image\.nii, corners lie up to 0\.2"
+        ):
             self.load(tmp_path, label, affine=AFFINE + 0.25 * np.eye(4, k=3))
 
     def test_empty_label_is_fine(self, tmp_path):
@@ -304,7 +336,7 @@ class TestBadImages:
     def test_singular_affine(self, tmp_path):
         affine = AFFINE.copy()
         affine[:, 1] = affine[:, 0]
-        self.refuse(save(tmp_path / "a.nii", NOISE, affine), "affine has no inverse")
+        self.refuse(save(tmp_path / "a.nii", NOISE, affine), "neither sform nor qform of the header is a map")
 
     def test_2d_image_out_of_the_xy_plane(self, tmp_path):
         coronal = np.diag([1.0, 1, 1, 1])[:, [0, 2, 1, 3]]
@@ -357,7 +389,7 @@ class TestBadSeries:
             tags["ImagePositionPatient"] = [10, 20, round(30 + 2 * index + 0.04 * (-1) ** index, 2)]
 
         write_series(tmp_path / "series", move)
-        assert len(series_slices(tmp_path / "series")) == 6
+        assert len(read_series(tmp_path / "series").frames) == 6
 
     def test_gantry_tilt(self, tmp_path, write_series):
         def tilt(index, tags):
@@ -391,7 +423,7 @@ class TestBadSeries:
     @pytest.mark.parametrize("tag", ["SamplesPerPixel", "NumberOfFrames"])
     def test_colour_and_multi_frame(self, tmp_path, write_series, tag):
         write_series(tmp_path / "series", lambda index, tags: tags.update({tag: 3}))
-        self.refuse(tmp_path / "series", "colour or multi-frame")
+        self.refuse(tmp_path / "series", "a colour image, or holds several images")
 
     @pytest.mark.parametrize("part", [0, 0.05, 0.99])
     def test_truncated_slice(self, tmp_path, write_series, part):

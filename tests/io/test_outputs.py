@@ -20,6 +20,7 @@ from scipy.spatial.transform import Rotation
 
 from atlas_istn.errors import InputError
 from atlas_istn.io.files import check_writable, write_whole
+from atlas_istn.io.loading import read_volume
 from atlas_istn.io.outputs import (
     atlas_grid_affine,
     write_csv,
@@ -77,6 +78,31 @@ def test_labelmaps_hold_the_values_of_the_data_set(tmp_path: Path, suffix: str, 
     found = np.asarray(Image.open(path)).T if suffix == ".png" else np.asanyarray(nib.load(path).dataobj)
     np.testing.assert_array_equal(found, np.asarray(values)[labels])
     assert suffix == ".png" or found.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [([0, 70000], np.int32), ([0, 614454277, 614454278], np.int32), ([0, 2**32 - 1], np.uint32), ([-1, 5], np.int32)],
+)
+def test_labels_of_32_bits(tmp_path: Path, values: list[int], dtype: type) -> None:
+    labels = np.random.default_rng(0).integers(0, len(values), (5, 7, 3))
+    path = tmp_path / "labels.nii.gz"
+    write_labelmap(labels, np.eye(4), values, path)
+    found = np.asanyarray(nib.load(path).dataobj)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, np.array(values)[labels])
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), np.array(values)[labels].T)
+    np.testing.assert_array_equal(read_volume(path, 3)[0].numpy(), np.array(values)[labels])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "most"),
+    [("a.png", [0, 65536], 65535), ("a.png", [-1, 1], 65535), ("a.nii", [0, 2**32], 2**32 - 1)],
+)
+def test_labels_that_the_format_does_not_hold(tmp_path: Path, name: str, values: list[int], most: int) -> None:
+    with pytest.raises(InputError, match=rf"the label values go from .* Expected whole numbers up to {most}"):
+        write_labelmap(np.zeros((4, 5), int), np.eye(3), values, tmp_path / name)
+    assert not (tmp_path / name).exists()
 
 
 def test_channels_are_read_as_channels(tmp_path: Path) -> None:

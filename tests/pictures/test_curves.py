@@ -44,7 +44,7 @@ def test_the_picture_shows_the_curves(tmp_path: Path) -> None:
 def test_the_legend_names_terms_and_results_in_the_colours_of_the_report(tmp_path: Path) -> None:
     log(tmp_path, "", {1: 0.5, 2: 0.25})
     with matplotlib.rc_context({"svg.fonttype": "none"}):
-        text = draw_curves(tmp_path, tmp_path / "curves.svg").read_text()
+        text = draw_curves(tmp_path, tmp_path / "curves.svg").read_text(encoding="utf-8")
     assert ">atlas to subject<" in text
     assert ">refined<" in text
     assert "refine_dice" not in text

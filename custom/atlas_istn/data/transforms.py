@@ -12,10 +12,14 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.transforms.utils_pytorch_numpy_unification import percentile
 from monai.utils import convert_to_dst_type
 from scipy.ndimage import gaussian_filter
 
-__all__ = ["AntiAliasd", "FillBackgroundd"]
+from ..errors import InputError
+from ..io.geometry import check_resampled_size, name_of
+
+__all__ = ["AntiAliasd", "FillBackgroundd", "ScalePercentilesd"]
 
 
 class AntiAliasd(MapTransform):
@@ -27,6 +31,9 @@ class AntiAliasd(MapTransform):
     Args:
         keys: images ``[C, *shape]`` (MetaTensor).
         pixdim: target spacing in millimetres along the array axes.
+
+    Raises:
+        InputError: on calling, if the image would be larger than the memory, or nothing, at the target spacing.
     """
 
     def __init__(self, keys: KeysCollection, pixdim: Sequence[float], allow_missing_keys: bool = False) -> None:
@@ -38,6 +45,7 @@ class AntiAliasd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             image = result[key]
+            check_resampled_size(image, self.pixdim.tolist())
             ratio = self.pixdim / np.asarray(image.pixdim)[: len(self.pixdim)]
             sigma = np.maximum(ratio - 1.0, 0.0) / 2.0
             if (sigma > 0.05).any():
@@ -57,4 +65,48 @@ class FillBackgroundd(MapTransform):
             labels = result[key].clone()
             labels[0] = (1.0 - torch.as_tensor(labels)[1:].sum(dim=0)).clamp(0.0, 1.0)
             result[key] = labels if isinstance(labels, MetaTensor) else torch.as_tensor(labels)
+        return result
+
+
+class ScalePercentilesd(MapTransform):
+    """Scale intensities so that two percentiles of an image become 0 and 1, and clip what lies far outside.
+
+    Padding counts for nothing in the percentiles. Its share is ``meta["padding"]``, and its voxels have the value of
+    background (see `atlas_istn.io.intensities`), so they are left out as the lowest ones.
+
+    Args:
+        keys: images ``[1, *shape]`` (MetaTensor).
+        lower: percentile that becomes 0.
+        upper: percentile that becomes 1.
+        limits: least and greatest result. A network has to be given what it was trained with.
+
+    Raises:
+        InputError: on calling, if both percentiles are the same.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        lower: float,
+        upper: float,
+        limits: Sequence[float],
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.lower, self.upper, self.limits = lower, upper, limits
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Scale every keyed image."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            image = result[key]
+            voxels, padding = torch.as_tensor(image).float(), float(image.meta.get("padding", 0.0))
+            low, high = (percentile(voxels, 100 * padding + end * (1 - padding)) for end in (self.lower, self.upper))
+            if low == high:
+                raise InputError(
+                    f"{name_of(image)}: the image shows almost nothing, its percentiles {self.lower:g} and "
+                    f"{self.upper:g} are both {float(low):g}. Expected an image with contrast. Check the export."
+                )
+            scaled = ((voxels - low) / (high - low)).clamp(*self.limits)
+            result[key] = convert_to_dst_type(scaled, image)[0]
         return result

@@ -6,35 +6,56 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .dicom import is_series_folder
+from .dicom_files import IMAGE, why_no_image
+from .names import IMAGE_SUFFIXES, case_names
 
-__all__ = ["find_cases"]
+__all__ = ["Cases", "find_cases"]
 
-_SUFFIXES = (".nii.gz", ".nii", ".png", ".nrrd", ".mha")
 _SHOWN = 3  # missing files that a message names
+_LONGEST = 64 * 2**20  # bytes of a dataset.json; the largest known data sets need a hundredth
 
 
-def find_cases(dataset_dir: str, list_name: str = "test", with_labels: bool = False) -> list[dict[str, str]]:
+class Cases(list[dict[str, str]]):
+    """Cases ``{"case": name, "image": path}``, with labels also ``"label"``.
+
+    Args:
+        cases: the cases.
+        unused: what lies beside the images and is not used, file or folder within the data set → why. Hidden files are
+            none of it.
+        anonymous: the names are numbers, and no file names are to be shown.
+    """
+
+    def __init__(
+        self, cases: Sequence[dict[str, str]] = (), unused: Mapping[str, str] | None = None, anonymous: bool = False
+    ) -> None:
+        super().__init__(cases)
+        self.unused = dict(unused or {})
+        self.anonymous = anonymous
+
+
+def find_cases(
+    dataset_dir: str, list_name: str = "test", with_labels: bool = False, anonymous: bool | str = False
+) -> Cases:
     """Find the images of a folder, with a name for each.
 
     Where the folder holds a ``dataset.json`` (layout of the Medical Segmentation Decathlon), one of its lists is
     used. Otherwise it is every NIfTI, PNG, NRRD or MHA file directly in the folder, and every folder in it, at any
-    depth and itself included, in which DICOM files lie.
+    depth and itself included, in which DICOM images lie; hidden files and folders are passed over.
 
     Args:
         dataset_dir: the folder.
         list_name: the list of ``dataset.json``; of no effect without that file.
         with_labels: add the path of each label; only a ``dataset.json`` can tell it.
+        anonymous: number the cases in the order of their names, ``case_001``, in place of naming them.
 
     Returns:
-        ``[{"case": name, "image": path, "label": path}]`` sorted by case. The name is the file or folder name without
-        extension, made unique and fit for a file name. ``label`` is there only with ``with_labels``.
+        The cases, sorted by their names (see `case_names`), and what else lies in the folder.
 
     Raises:
         InputError: if the folder, the list, a file or a label is missing, or no image is found.
@@ -42,15 +63,23 @@ def find_cases(dataset_dir: str, list_name: str = "test", with_labels: bool = Fa
     folder = Path(dataset_dir)
     if not folder.is_dir():
         raise InputError(f"dataset_dir {folder}: no such folder. Expected a folder with images. Check the path.")
+    unused: dict[str, str] = {}
     if (folder / "dataset.json").is_file():
         entries = _listed(folder, list_name, with_labels)
     elif with_labels:
         raise InputError(f"{folder}: no dataset.json, which says where the labels are. Add one, or run without labels.")
     else:
-        entries = [{"image": str(path)} for path in _found(folder)]
-    names = _case_names([entry["image"] for entry in entries])
-    cases = [{"case": name, **entry} for name, entry in zip(names, entries, strict=True)]
-    return sorted(cases, key=lambda case: case["case"])
+        images, unused = _found(folder)
+        entries = [{"image": str(path)} for path in images]
+    names = case_names([entry["image"] for entry in entries])
+    cases = sorted(
+        ({"case": name, **entry} for name, entry in zip(names, entries, strict=True)), key=lambda c: c["case"]
+    )
+    if str(anonymous).lower() != "true":
+        return Cases(cases, unused)
+    numbered = [{**case, "case": f"case_{number:03}"} for number, case in enumerate(cases, start=1)]
+    counts = Counter(unused.values())
+    return Cases(numbered, {f"{count} in the folder": reason for reason, count in counts.items()}, anonymous=True)
 
 
 def _listed(folder: Path, list_name: str, with_labels: bool) -> list[dict[str, str]]:
@@ -81,8 +110,10 @@ def _listed(folder: Path, list_name: str, with_labels: bool) -> list[dict[str, s
 
 def _read_list(source: Path, list_name: str) -> Sequence[Any]:
     try:
+        if source.stat().st_size > _LONGEST:
+            raise ValueError(f"more than {_LONGEST / 2**20:.0f} MiB")
         content = json.loads(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{source}: not readable as JSON ({error}). Correct the file.") from error
     lists = (
         {key: value for key, value in content.items() if isinstance(value, list)} if isinstance(content, dict) else {}
@@ -94,33 +125,40 @@ def _read_list(source: Path, list_name: str) -> Sequence[Any]:
     return lists[list_name]
 
 
-def _found(folder: Path) -> list[Path]:
-    files = [
-        path
-        for path in folder.iterdir()
-        if path.is_file() and path.name.lower().endswith(_SUFFIXES) and not path.name.startswith(".")
-    ]
-    series = [Path(inner) for inner, _, _ in os.walk(folder) if is_series_folder(inner)]
-    if not files and not series:
+def _found(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """Images and series folders, and why other files are none."""
+    images: list[Path] = []
+    series: list[Path] = []
+    unused: dict[str, str] = {}
+    for inner, files in _walk(folder):
+        reasons: dict[str, list[Path]] = defaultdict(list)
+        for path in files:
+            if not path.name.lower().endswith(IMAGE_SUFFIXES):
+                reasons[why_no_image(path)].append(path)
+            elif inner == folder:
+                images.append(path)
+            else:
+                reasons["image in a sub-folder, where only DICOM is looked for"].append(path)
+        if reasons.pop(IMAGE, None):
+            series.append(inner)
+        for reason, paths in reasons.items():
+            name = str(paths[0].relative_to(folder))
+            unused[name if len(paths) == 1 else f"{name} and {len(paths) - 1} more"] = reason
+    if not images and not series:
+        seen = "; ".join(f"{path}: {reason}" for path, reason in list(unused.items())[:_SHOWN])
         raise InputError(
-            f"{folder}: no image found. Expected {', '.join(_SUFFIXES)} files directly in this folder, folders of "
-            f"DICOM series, or a dataset.json. Check the path."
+            f"{folder}: no image found{f' ({seen})' if seen else ''}. Expected {', '.join(IMAGE_SUFFIXES)} files "
+            f"directly in this folder, folders of DICOM series, or a dataset.json. Check the path."
         )
-    return sorted(files) + sorted(series)
+    return images + sorted(series), unused
 
 
-def _case_names(paths: Sequence[str]) -> list[str]:
-    """Names for output files: safe characters only, and different also where a file system ignores case."""
-    names: list[str] = []
-    taken: set[str] = set()
-    for path in paths:
-        stem = Path(path).resolve().name
-        suffix = next((end for end in _SUFFIXES if stem.lower().endswith(end)), "")
-        safe = re.sub(r"[^\w.-]+", "_", stem.removesuffix(stem[len(stem) - len(suffix) :])).strip("._-") or "case"
-        name, copy = safe, 1
-        while name.casefold() in taken:
-            copy += 1
-            name = f"{safe}_{copy}"
-        taken.add(name.casefold())
-        names.append(name)
-    return names
+def _walk(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """A folder and all within it, links included, each with its files; nothing that is hidden."""
+    seen = set()
+    for inner, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(inner)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in seen else []
+        if real not in seen:
+            yield Path(inner), [Path(inner, name) for name in sorted(names) if not name.startswith(".")]
+        seen.add(real)

@@ -8,7 +8,6 @@ demands; file names and messages hold none of it.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,25 +22,17 @@ from pydicom.sr.coding import Code
 
 from .. import __version__
 from ..errors import InputError
-from .dicom import series_slices
+from .dicom import Series, read_series
+from .dicom_files import silent
+from .dicom_headers import series_number, source_headers
 from .files import write_whole
+from .geometry import SAME_GRID, corner_distance
 
 __all__ = ["SegmentSpec", "segment_specs", "write_dicom_seg"]
 
 _STRUCTURE = Code("91723000", "SCT", "Anatomical Structure")
 _ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_SAME_GRID = 0.1  # voxels by which corners may differ; positions in DICOM are rounded decimals
-_MAY_BE_EMPTY = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-)
 _SERIES_OFFSET = 1000  # added to the number of the source series, so that the segmentation is listed after the images
 
 
@@ -116,79 +107,59 @@ def write_dicom_seg(
         segments: descriptions of the classes 1, 2, …
 
     Raises:
-        InputError: the series has no regular grid (see `series_slices`) or lacks a tag that the references need, the
+        InputError: the series has no regular grid (see `read_series`) or lacks a tag that the references need, the
             labelmap lies on another grid or has more classes than descriptions, or the file cannot be written.
     """
-    slices = [pydicom.dcmread(file, stop_before_pixels=True) for file in series_slices(series_dir)]
-    _complete(slices, series_dir)
-    frames = _on_frames(labelmap, affine, slices, series_dir)
+    series = read_series(series_dir)
+    frames = _on_frames(labelmap, affine, series)
     if frames.max() > len(segments):
         raise InputError(
             f"{series_dir}: the labelmap holds the class {frames.max()}, but {len(segments)} classes are described. "
             f"Expected a description of each (label_names). Use the data config of the model."
         )
-    segmentation = _segmentation(frames.astype(np.uint8 if len(segments) < 256 else np.uint16), slices, segments)
-    write_whole(path, segmentation.save_as)
-
-
-def _complete(slices: Sequence[pydicom.Dataset], series_dir: str | os.PathLike[str]) -> None:
-    """Fill in tags that a series may lack; without the identifiers of its frame and images there is no reference."""
-    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID", "SOPClassUID"):
-        if not all(item.get(keyword) for item in slices):
-            raise InputError(
-                f"{series_dir}: a DICOM slice has no {keyword}, which a DICOM SEG refers to. Expected complete "
-                f"headers. Export the series again, or use output_format nifti."
+    headers = source_headers(series, "FrameOfReferenceUID")
+    # A multi-frame image has an order of its own.
+    stored = frames[np.argsort([frame.number for frame in series.frames], kind="stable")]
+    stored = stored.astype(np.uint8 if len(segments) < 256 else np.uint16)
+    try:
+        with silent():
+            segmentation = _segmentation(
+                stored.astype(np.uint8 if len(segments) < 256 else np.uint16), headers, segments
             )
-    distance = round(float(np.linalg.norm(_series_affine(slices)[:3, 0])), 6)
-    for item in slices:
-        item.SliceThickness = item.get("SliceThickness") or distance
-        for keyword in _MAY_BE_EMPTY:
-            item.setdefault(keyword, "")
+            write_whole(path, segmentation.save_as)
+    except InputError:
+        raise
+    except Exception as error:  # what highdicom and pydicom say of tags may quote them
+        raise InputError(
+            f"{series_dir}: no DICOM SEG can be made of these headers ({type(error).__name__}). Expected those of CT, "
+            f"MR and the like. Use the NIfTI result."
+        ) from error
 
 
 def _on_frames(
-    labelmap: npt.NDArray[np.integer[Any]],
-    affine: npt.NDArray[np.floating[Any]],
-    slices: Sequence[pydicom.Dataset],
-    series_dir: str | os.PathLike[str],
+    labelmap: npt.NDArray[np.integer[Any]], affine: npt.NDArray[np.floating[Any]], series: Series
 ) -> npt.NDArray[np.integer[Any]]:
     """The labelmap as ``[slice, row, column]`` of the series; only axes are swapped and flipped."""
-    grid = _series_affine(slices)
-    shape = (len(slices), int(slices[0].Rows), int(slices[0].Columns))
-    to_grid = np.linalg.inv(grid) @ _RAS_TO_LPS @ affine
+    to_grid = np.linalg.inv(series.affine) @ _RAS_TO_LPS @ affine
     change = nib.io_orientation(to_grid)
     frames = apply_orientation(labelmap, change)
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in frames.shape], [1], indexing="ij")).reshape(4, -1)
-    error = np.abs(to_grid @ inv_ornt_aff(change, labelmap.shape) @ corners - corners).max()
-    if frames.shape != shape or error > _SAME_GRID:
+    error = corner_distance(np.eye(4), to_grid @ inv_ornt_aff(change, labelmap.shape), frames.shape)
+    if frames.shape != series.shape or error > SAME_GRID:
+        found, expected = (" × ".join(map(str, shape)) for shape in (frames.shape, series.shape))
         raise InputError(
-            f"{series_dir}: the labelmap has another grid than the DICOM series: {' × '.join(map(str, frames.shape))} "
-            f"against {' × '.join(map(str, shape))} voxels (slices, rows, columns), corners up to {error:.3g} voxels "
-            f"apart. Expected the grid of the series. Write the labelmap in native space."
+            f"{series.folder}: the labelmap has another grid than the DICOM series: {found} against {expected} voxels "
+            f"(slices, rows, columns), corners up to {error:.3g} voxels apart. Expected the grid of the series. Write "
+            f"the labelmap in native space."
         )
     return frames
 
 
-def _series_affine(slices: Sequence[pydicom.Dataset]) -> npt.NDArray[np.float64]:
-    """Map from (slice, row, column) to LPS millimetres; equation C.7.6.2.1-1 of DICOM PS3.3, with a slice axis."""
-    first, last = (np.array(item.ImagePositionPatient, dtype=float) for item in (slices[0], slices[-1]))
-    along_row, along_column = np.array(slices[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
-    row_distance, column_distance = map(float, slices[0].PixelSpacing)
-    affine = np.eye(4)
-    affine[:3, 0] = (last - first) / (len(slices) - 1)
-    affine[:3, 1] = along_column * row_distance
-    affine[:3, 2] = along_row * column_distance
-    affine[:3, 3] = first
-    return affine
-
-
 def _segmentation(
-    frames: npt.NDArray[np.unsignedinteger[Any]], slices: Sequence[pydicom.Dataset], segments: Sequence[SegmentSpec]
+    frames: npt.NDArray[np.unsignedinteger[Any]], headers: Sequence[pydicom.Dataset], segments: Sequence[SegmentSpec]
 ) -> pydicom.Dataset:
     import highdicom as hd  # loading it takes a second that runs without DICOM need not spend
     from matplotlib import color_sequences
 
-    logging.getLogger("highdicom").setLevel(logging.WARNING)  # below, its messages hold identifiers of the images
     colours = color_sequences["tab10"]
     algorithm = hd.AlgorithmIdentificationSequence(
         name="Atlas-ISTN", version=__version__, family=_ARTIFICIAL_INTELLIGENCE, source="atlas_istn"
@@ -209,12 +180,12 @@ def _segmentation(
             kind.SegmentedPropertyTypeModifierCodeSequence = [hd.sr.CodedConcept.from_code(segment.modifier)]
         descriptions.append(description)
     return hd.seg.Segmentation(
-        source_images=slices,
+        source_images=headers,
         pixel_array=frames,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=descriptions,
         series_instance_uid=hd.UID(),
-        series_number=_SERIES_OFFSET + int(slices[0].get("SeriesNumber") or 0),
+        series_number=series_number(headers[0], _SERIES_OFFSET),
         sop_instance_uid=hd.UID(),
         instance_number=1,
         manufacturer="Atlas-ISTN bundle developers",

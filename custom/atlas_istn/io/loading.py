@@ -14,29 +14,44 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 import torch
 from monai.config import KeysCollection
-from monai.data import ImageReader, ITKReader, MetaTensor, NibabelReader, PILReader
+from monai.data import ITKReader, MetaTensor
 from monai.data.utils import to_affine_nd
-from monai.transforms import EnsureChannelFirst, MapLabelValue, MapTransform
+from monai.transforms import EnsureChannelFirst, MapTransform
 from monai.utils import SpaceKeys, convert_to_tensor
 from PIL import Image
 
 from ..errors import InputError
-from .dicom import SeriesReader
+from .dicom import read_series, read_voxels
+from .geometry import (
+    check_affine,
+    check_same_grid,
+    check_size,
+    name_of,
+    nifti_geometry,
+    read_nifti_header,
+    size_of,
+)
+from .intensities import border_padding, check_contrast, check_finite, check_real, without_padding
 
-__all__ = ["LoadCased", "check_image", "check_same_grid", "label_classes", "read_volume"]
+__all__ = ["LoadCased", "label_classes", "read_volume"]
 
-_AFFINE_TOLERANCE = 1e-3  # mm
-_PNG_AFFINE = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
+_PNG_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
+_WHOLE = 1e-3  # how far off a whole number the value of a label may be
+_NEEDED = 16  # bytes for each voxel while a NIfTI file is read
+_EXACT = 2**24  # up to which single precision holds all whole numbers
 _SHOWN = 10  # unexpected label values that a message names
 
 
 class LoadCased(MapTransform):
     """Read the image of a case, and its label where there is one, with all checks of the input.
 
-    Values that are tensors or arrays already, as some hosts pass them, are checked alike.
+    Values that are tensors or arrays already, as some hosts pass them, are checked alike. Padding at the border of the
+    image becomes background.
 
     Args:
         keys: keys to read; all but ``image_key`` are labels.
@@ -47,8 +62,8 @@ class LoadCased(MapTransform):
         allow_missing_keys: accept cases without a label.
 
     Raises:
-        InputError: on calling, see :func:`read_volume`, :func:`check_image`, :func:`label_classes` and
-            :func:`check_same_grid`.
+        InputError: on calling, see `read_volume`, `label_classes`, and the checks of `atlas_istn.io.geometry` and
+            `atlas_istn.io.intensities`.
     """
 
     def __init__(
@@ -74,7 +89,8 @@ class LoadCased(MapTransform):
         for key in self.key_iterator(result):
             volume = read_volume(result[key], self.spatial_dims)
             if key == self.image_key:
-                check_image(volume)
+                check_contrast(volume)
+                volume = _without_border(volume)
             else:
                 volume = label_classes(volume, self.label_values)
             result[key] = volume
@@ -91,46 +107,33 @@ def read_volume(source: str | os.PathLike[str] | torch.Tensor | np.ndarray, spat
         spatial_dims: the number of dimensions expected, 2 or 3.
 
     Returns:
-        float32 ``[1, *shape]`` with a 4x4 RAS affine in mm. Of the header only the geometry is kept, since other fields
-        may identify a patient.
+        float32 ``[1, *shape]`` with a 4x4 RAS affine in mm; float64 where whole numbers, such as the identifiers of
+        labels, are too large for it. Of the header only the geometry is kept, since other fields may identify a
+        patient. What a user should know of it is ``meta["warnings"]``, one in each line; ``meta["padding"]`` is the
+        share of voxels that the header declares as padding and that became background.
 
     Raises:
-        InputError: if the file cannot be read, has other dimensions or several channels, holds voxels that are not
-            finite, or an affine that cannot be inverted.
+        InputError: if the file cannot be read, has other dimensions or several channels, holds voxels that are no
+            finite real numbers, is larger than the memory, or has an affine that cannot be inverted.
     """
     if isinstance(source, (torch.Tensor, np.ndarray)):
-        volume = convert_to_tensor(source, dtype=torch.float32, track_meta=True)
-        volume = volume[None] if volume.ndim == spatial_dims else volume
+        given = convert_to_tensor(source, dtype=torch.float32, track_meta=True)
+        name = given.meta.get("source", given.meta.get("filename_or_obj", "image"))
+        affine = given.meta.get("original_affine", given.affine)
+        volume = _volume(given if given.ndim > spatial_dims else given[None], given.affine, str(name), affine)
     else:
         volume = _read_file(Path(source))
-    volume = _with_geometry_only(volume)
     _check_dimensions(volume, spatial_dims)
-    _check_finite(volume)
-    _check_affine(volume, spatial_dims)
+    check_finite(volume)
+    check_affine(volume)
     return volume
-
-
-def check_image(image: MetaTensor) -> None:
-    """Refuse an image that shows nothing.
-
-    Args:
-        image: ``[1, *shape]``.
-
-    Raises:
-        InputError: if all voxels have the same value.
-    """
-    if image.min() == image.max():
-        raise InputError(
-            f"{_name(image)}: the image is constant, all voxels are {float(image.min()):g}. Expected an image with "
-            f"contrast. Check the export."
-        )
 
 
 def label_classes(label: MetaTensor, label_values: Sequence[int] | None = None) -> MetaTensor:
     """Turn the values of a label image into class indices.
 
     Args:
-        label: ``[1, *shape]``, values as stored.
+        label: ``[1, *shape]``, values as stored; those within 0.001 of a whole number are that number.
         label_values: the value of each class, background first; without it any whole number from 0 stands for itself.
 
     Returns:
@@ -139,133 +142,121 @@ def label_classes(label: MetaTensor, label_values: Sequence[int] | None = None) 
     Raises:
         InputError: if there are values outside the table.
     """
-    found = [float(value) for value in label.as_tensor().unique()]
-    known = (
-        label_values if label_values is not None else {value for value in found if value >= 0 and value.is_integer()}
+    found, places = np.unique(label.numpy(), return_inverse=True)
+    whole = np.round(found)
+    known = whole >= 0 if label_values is None else np.isin(whole, label_values)
+    unexpected = found[~known | (np.abs(found - whole) > _WHOLE)]
+    if len(unexpected):
+        shown = ", ".join(f"{value:.12g}" if value.is_integer() else f"{value:.6g}" for value in unexpected[:_SHOWN])
+        table = "whole numbers from 0" if label_values is None else ", ".join(str(value) for value in label_values)
+        raise InputError(
+            f"{name_of(label)}: unexpected label values {shown}{', …' if len(unexpected) > _SHOWN else ''}. Expected "
+            f"{table} (label_values). Correct the label, or list its values in the configuration."
+        )
+    classes = whole if label_values is None else [list(label_values).index(value) for value in whole]
+    indices = np.asarray(classes, dtype=np.int32)[places].reshape(label.shape)
+    return MetaTensor(torch.from_numpy(indices), meta=label.meta)
+
+
+def _without_border(image: MetaTensor) -> MetaTensor:
+    """The image with background in place of padding that no header declares."""
+    voxels = image.float().cpu().numpy()[0]
+    voxels, share = without_padding(voxels, border_padding(voxels))
+    if not share:
+        return image.float()
+    warning = (
+        f"{share:.1%} of the voxels are padding, one value far from all others that fills the border: it was left out "
+        f"of the scaling of intensities"
     )
-    unexpected = [value for value in found if value not in known]
-    if unexpected:
-        shown = ", ".join(f"{value:g}" for value in unexpected[:_SHOWN]) + (", …" if len(unexpected) > _SHOWN else "")
-        table = "whole numbers from 0" if label_values is None else ", ".join(f"{value:g}" for value in label_values)
-        raise InputError(
-            f"{_name(label)}: unexpected label values {shown}. Expected {table} (label_values). Correct the label, or "
-            f"list its values in the configuration."
-        )
-    values = range(int(max(found)) + 1) if label_values is None else label_values
-    return MapLabelValue(values, range(len(values)), dtype=np.int32)(label)
-
-
-def check_same_grid(image: MetaTensor, label: MetaTensor) -> None:
-    """Refuse a label that does not lie on the image's grid.
-
-    Args:
-        image: ``[1, *shape]``.
-        label: ``[1, *shape]``.
-
-    Raises:
-        InputError: if the shapes differ, or an entry of the affines by more than 0.001 mm.
-    """
-    remedy = "Expected one grid. Resample the label to the image."
-    if image.shape != label.shape:
-        raise InputError(
-            f"{_name(label)}: the label has {_size(label)} voxels, the image {_name(image)} {_size(image)}. {remedy}"
-        )
-    difference = float((image.affine - label.affine).abs().max())
-    if difference > _AFFINE_TOLERANCE:
-        raise InputError(
-            f"{_name(label)}: the affine differs from that of the image {_name(image)} by up to {difference:.3g} mm. "
-            f"{remedy}"
-        )
+    meta = dict(image.meta)
+    meta["padding"] += share
+    meta["warnings"] = "\n".join(filter(None, [meta["warnings"], warning]))
+    return MetaTensor(torch.from_numpy(voxels)[None], meta=meta)
 
 
 def _read_file(path: Path) -> MetaTensor:
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder. Check the path.")
+        what = "the link leads nowhere. Fetch what it stands for" if path.is_symlink() else "no such file or folder"
+        raise InputError(f"{path}: {what}. Check the path.")
     try:
-        # Not by LoadImage, which makes every reader that MONAI knows, and warns of one that it has no GPU decoder.
-        reader = _reader(path)
-        voxels, meta = reader.get_data(reader.read(path))
-        volume = MetaTensor.ensure_torch_and_prune_meta(voxels.astype(np.float32), {**meta, "source": str(path)})
-        volume = EnsureChannelFirst()(volume)
+        return _read_format(path)
     except InputError:
         raise
     except Exception as error:  # each reader has its own exceptions for damaged files
-        # What ITK says of a DICOM slice may hold its file name, and with it an identifier.
+        # What libraries say of DICOM may hold identifiers.
         reason = type(error).__name__ if path.is_dir() else f"{type(error).__name__}: {error}"
         raise InputError(
             f"{path}: the image cannot be read ({' '.join(reason.split())[:200]}). Expected a complete NIfTI, PNG, "
             f"NRRD or MHA file, or a folder with one DICOM series. Copy or convert it again."
         ) from error
-    if path.suffix.lower() == ".png":
-        volume.affine = _PNG_AFFINE
-    return volume
 
 
-def _reader(path: Path) -> ImageReader:
+def _read_format(path: Path) -> MetaTensor:
     name = path.name.lower()
     if path.is_dir():
-        return SeriesReader()
+        voxels, affine, padding = read_voxels(read_series(path))
+        voxels, share = without_padding(voxels, padding)
+        return _volume(voxels[None], affine, path, padding=share)
     if name.endswith((".nii", ".nii.gz")):
-        return NibabelReader()
-    # ITK reads grey PNG files with an alpha channel as one channel of wrong pixels.
-    return PILReader(converter=_without_palette) if name.endswith(".png") else ITKReader()
+        return _nifti(path)
+    if name.endswith(".png"):
+        # ITK reads grey files with an alpha channel as one channel of wrong pixels.
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB") if image.mode == "P" else image)  # an index is no intensity
+        check_real(pixels.dtype, str(path))
+        return _volume(np.atleast_3d(pixels).transpose(2, 1, 0), _PNG_AFFINE, path)
+    reader = ITKReader()
+    voxels, meta = reader.get_data(reader.read(path))
+    check_real(voxels.dtype, str(path))
+    volume = EnsureChannelFirst()(MetaTensor.ensure_torch_and_prune_meta(voxels, {**meta, "source": str(path)}))
+    return _volume(volume, volume.affine, path)
 
 
-def _without_palette(image: Image.Image) -> Image.Image:
-    """Indices into a palette are no intensities; as colours they are refused later."""
-    return image.convert("RGB") if image.mode == "P" else image
+def _nifti(path: Path) -> MetaTensor:
+    image, header = nib.load(path), read_nifti_header(path)
+    check_real(image.get_data_dtype(), str(path))
+    check_size(image.shape, str(path), _NEEDED)
+    geometry = nifti_geometry(header, str(path))
+    voxels = np.asanyarray(image.dataobj)
+    voxels = np.moveaxis(voxels, -1, 0) if voxels.ndim > 3 else voxels[None]
+    return _volume(voxels, geometry.affine, path, warnings=geometry.warnings)
 
 
-def _with_geometry_only(volume: MetaTensor) -> MetaTensor:
+def _volume(
+    voxels: torch.Tensor | npt.NDArray[Any],
+    affine: torch.Tensor | npt.NDArray[Any],
+    source: str | os.PathLike[str],
+    original_affine: torch.Tensor | npt.NDArray[Any] | None = None,
+    padding: float = 0.0,
+    warnings: Sequence[str] = (),
+) -> MetaTensor:
+    """Voxels ``[C, *shape]`` with their geometry and nothing else of a header."""
+    values = convert_to_tensor(voxels)
+    large = values.numel() > 0 and max(-float(values.min()), float(values.max())) > _EXACT
+    double = large and bool((values == values.round()).all())
     meta = {
         # Not under MONAI's own key, "filename_or_obj": with that, Spacingd takes every "image_…" beside the image for
         # metadata, also the "image_path" of MONAI Label, which is a string.
-        "source": str(volume.meta.get("source", volume.meta.get("filename_or_obj", "image"))),
-        "original_affine": to_affine_nd(3, np.asarray(volume.meta.get("original_affine", volume.affine))),
+        "source": str(source),
+        "original_affine": to_affine_nd(3, np.asarray(affine if original_affine is None else original_affine)),
         "original_channel_dim": "no_channel",
         "space": SpaceKeys.RAS,
-        "spatial_shape": np.asarray(volume.shape[1:]),
+        "spatial_shape": np.asarray(values.shape[1:]),
+        "padding": padding,
+        "warnings": "\n".join(warnings),
     }
-    return MetaTensor(volume.as_tensor(), affine=to_affine_nd(3, volume.affine), meta=meta)
+    return MetaTensor(values.to(torch.float64 if double else torch.float32), affine=to_affine_nd(3, affine), meta=meta)
 
 
 def _check_dimensions(volume: MetaTensor, spatial_dims: int) -> None:
     found = volume.ndim - 1
     if found != spatial_dims:
         raise InputError(
-            f"{_name(volume)}: the image has {found} dimensions ({_size(volume)}). Expected {spatial_dims}. Convert "
-            f"the image, or choose a configuration for images like it."
+            f"{name_of(volume)}: the image has {found} dimensions ({size_of(volume)}). Expected {spatial_dims}. "
+            f"Convert the image, or choose a configuration for images like it."
         )
     if len(volume) != 1:
         raise InputError(
-            f"{_name(volume)}: the image has {len(volume)} channels (a colour image, or a 4D series). Expected a grey "
-            f"image with one. Convert it, or extract one channel or time point."
+            f"{name_of(volume)}: the image has {len(volume)} channels (a colour image, or a 4D series). Expected a "
+            f"grey image with one. Convert it, or extract one channel or time point."
         )
-
-
-def _check_finite(volume: MetaTensor) -> None:
-    count = int((~volume.as_tensor().isfinite()).sum())
-    if count:
-        raise InputError(
-            f"{_name(volume)}: {count} of {volume.numel()} voxels are not finite (NaN or infinite). Expected numbers. "
-            f"Replace them, for example by the background value."
-        )
-
-
-def _check_affine(volume: MetaTensor, spatial_dims: int) -> None:
-    axes = volume.affine[:spatial_dims, :spatial_dims]
-    lengths = axes.norm(dim=0)
-    # The determinant of unit axes is the volume that they span: 1 for right angles, 0 in one plane.
-    if not volume.affine.isfinite().all() or (lengths == 0).any() or (axes / lengths).det().abs() < 1e-3:
-        raise InputError(
-            f"{_name(volume)}: the affine has no inverse, its axes are {axes.tolist()}. Expected {spatial_dims} "
-            f"independent axes{' in the x-y plane' if spatial_dims == 2 else ''}. Correct the header (qform, sform)."
-        )
-
-
-def _name(volume: MetaTensor) -> str:
-    return str(volume.meta["source"])
-
-
-def _size(volume: MetaTensor) -> str:
-    return " × ".join(str(size) for size in volume.shape[1:])

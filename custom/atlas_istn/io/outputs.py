@@ -15,8 +15,10 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
+from ..errors import InputError
 from ..spatial import Transform
 from .files import write_whole
+from .geometry import GEOMETRY_FIELDS, read_nifti_header
 from .itk_transforms import composite_transform, write_transform
 
 __all__ = [
@@ -29,14 +31,19 @@ __all__ = [
 ]
 
 
-def write_image(voxels: np.ndarray, affine: np.ndarray, path: str | os.PathLike[str]) -> None:
-    """Write an image as NIfTI, with the same geometry in qform and sform.
+def write_image(
+    voxels: np.ndarray, affine: np.ndarray, path: str | os.PathLike[str], like: str | os.PathLike[str] = ""
+) -> None:
+    """Write an image as NIfTI, with the same geometry in qform and sform, or with that of another file.
 
     Args:
         voxels: ``[*shape]`` or, channels last, ``[*shape, C]``. The channels of a 2D image become vector components
             (ITK would take a third axis for space), those of a 3D image the fourth axis.
         affine: voxel to RAS world map in millimetres, ``[dim + 1, dim + 1]``; for a 2D image also 4x4.
         path: ``.nii.gz``.
+        like: an image on the same grid. If it is NIfTI, all that its header says of geometry is taken over as it is:
+            both forms, codes, voxel sizes and unit, so that every tool sees the two in one place, whatever it makes of
+            such a header.
 
     Raises:
         InputError: the file cannot be written.
@@ -53,11 +60,21 @@ def write_image(voxels: np.ndarray, affine: np.ndarray, path: str | os.PathLike[
     if vectors:
         image.header.set_intent("vector")
     image.header.set_xyzt_units("mm")
+    if str(like).lower().endswith((".nii", ".nii.gz")) and Path(like).is_file():  # it may be gone by now
+        # Without an affine of its own, nibabel writes the header as it is.
+        image = nib.Nifti1Image(image.dataobj, None, image.header)
+        source = read_nifti_header(like)
+        for field in GEOMETRY_FIELDS:
+            image.header[field] = source[field]
     write_whole(path, lambda part: nib.save(image, part))
 
 
 def write_labelmap(
-    labelmap: np.ndarray, affine: np.ndarray, label_values: Sequence[int], path: str | os.PathLike[str]
+    labelmap: np.ndarray,
+    affine: np.ndarray,
+    label_values: Sequence[int],
+    path: str | os.PathLike[str],
+    like: str | os.PathLike[str] = "",
 ) -> None:
     """Write class indices ``[*shape]`` with the label values of the data set, as PNG or NIfTI by the suffix.
 
@@ -66,16 +83,25 @@ def write_labelmap(
         affine: voxel to RAS world map of the grid; a PNG does not keep it.
         label_values: the value that stands for each class.
         path: ``.png`` or ``.nii.gz``.
+        like: the image that was segmented, see `write_image`.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or its format does not hold the values.
     """
-    highest = max(label_values)
-    values = np.asarray(label_values, dtype=np.uint8 if highest < 256 else np.uint16)[labelmap]
+    types = (np.uint8, np.uint16) if str(path).endswith(".png") else (np.uint8, np.uint16, np.int32, np.uint32)
+    ends = min(label_values), max(label_values)
+    fitting = [kind for kind in types if np.iinfo(kind).min <= ends[0] and ends[1] <= np.iinfo(kind).max]
+    if not fitting:
+        raise InputError(
+            f"{path}: the label values go from {ends[0]} to {ends[1]}. Expected whole numbers up to "
+            f"{np.iinfo(types[-1]).max}, which is what the format holds. Choose other label_values"
+            f"{', or convert the images to NIfTI' if len(types) == 2 else ''}."
+        )
+    values = np.asarray(label_values, dtype=fitting[0])[labelmap]
     if str(path).endswith(".png"):
         write_whole(path, lambda part: Image.fromarray(values.T).save(part))
     else:
-        write_image(values, affine, path)
+        write_image(values, affine, path, like)
 
 
 def write_json(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

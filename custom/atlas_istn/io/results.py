@@ -23,7 +23,10 @@ FILES = {"itn": "itn", "one_pass": "one_pass", "refine": "seg"}
 
 
 def find_labelled_cases(dataset: Path, data_list: str) -> list[dict[str, str]]:
-    """The cases of a list as `find_cases` gives them, with their labels where the whole list has them.
+    """Find the cases of a list, with their labels where the whole list has them.
+
+    Returns:
+        Each case under its name and, for runs that number them, under its number.
 
     Raises:
         InputError: as `find_cases` does.
@@ -33,7 +36,7 @@ def find_labelled_cases(dataset: Path, data_list: str) -> list[dict[str, str]]:
         labelled = all("label" in item for item in items)
     except (OSError, ValueError, KeyError, TypeError):
         labelled = False  # no list, or a bad one: what is wrong with it, `find_cases` says
-    return find_cases(str(dataset), data_list, labelled)
+    return [case for anonymous in (False, True) for case in find_cases(str(dataset), data_list, labelled, anonymous)]
 
 
 def read_oriented(path: str | Path, dim: int) -> MetaTensor:

@@ -33,7 +33,10 @@ class CaseDataset(Dataset):
         try:
             image = self.transform({"image": case["image"]})["image"]
         except Exception as error:  # whatever a reader or transform raises, the other cases go on
-            return {"case": case["case"], "error": message_of(error)}
+            message = message_of(error)
+            if getattr(self.data, "anonymous", False):
+                message = message.replace(str(case["image"]), case["case"])
+            return {"case": case["case"], "error": message}
         return {
             "case": case["case"],
             "source": case["image"],

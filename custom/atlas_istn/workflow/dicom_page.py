@@ -29,7 +29,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from .. import __version__
 from ..errors import InputError
-from ..io.dicom import series_slices
+from ..io.dicom import read_series
+from ..io.dicom_files import silent
+from ..io.dicom_headers import series_number, source_headers
 from ..io.files import write_whole
 from ..io.loading import read_volume
 from ..io.results import FILES
@@ -72,7 +74,7 @@ def write_dicom_capture(
         InputError: results or series cannot be read, or the file cannot be written.
     """
     folder = Path(case_dir)
-    slices = series_slices(series_dir)
+    headers = source_headers(read_series(series_dir))
     image, *maps = (
         _lps(source) for source in (series_dir, *(folder / f"{folder.name}_{FILES[name]}.nii.gz" for name in RESULTS))
     )
@@ -82,8 +84,9 @@ def write_dicom_capture(
     except (OSError, ValueError) as error:
         raise InputError(f"{report_path}: the report cannot be read. Run inference again.") from error
     page = draw_page(image, dict(zip(RESULTS.values(), maps, strict=True)), report)
-    capture = _capture(page, [pydicom.dcmread(item, stop_before_pixels=True) for item in slices])
-    write_whole(path, lambda part: capture.save_as(part, enforce_file_format=True))
+    with silent():
+        capture = _capture(page, headers)
+        write_whole(path, lambda part: capture.save_as(part, enforce_file_format=True))
 
 
 def draw_page(image: MetaTensor, results: Mapping[str, MetaTensor], report: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
@@ -199,7 +202,7 @@ def _capture(page: npt.NDArray[np.uint8], sources: Sequence[pydicom.Dataset]) ->
         patient_orientation=("L", "P"),
         series_instance_uid=highdicom.UID(),
         sop_instance_uid=highdicom.UID(),
-        series_number=_SERIES_OFFSET + int(sources[0].get("SeriesNumber") or 0),
+        series_number=series_number(sources[0], _SERIES_OFFSET),
         instance_number=1,
         manufacturer="Atlas-ISTN bundle developers",
         manufacturer_model_name="Atlas-ISTN",

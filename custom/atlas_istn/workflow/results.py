@@ -96,6 +96,11 @@ class CaseResult:
         """Whether the image is a PNG, which has no geometry."""
         return Path(self.source).suffix.lower() == ".png"
 
+    @property
+    def notes(self) -> list[str]:
+        """What `read_volume` found that a reader of the results should know."""
+        return [note for note in self.segmentation.meta.get("warnings", "").split("\n") if note]
+
     @cached_property
     def consistency(self) -> Consistency | None:
         """How well both directions of the transform undo each other."""

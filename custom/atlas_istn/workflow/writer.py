@@ -106,10 +106,11 @@ class CaseWriter:
         for key, ending in {**self.results, "pred": "seg"}.items():
             labelmap = case.labelmaps[key]
             path = folder / f"{name}_{ending}{suffix}"
-            write_labelmap(class_indices(labelmap), native_affine(labelmap), self.label_values, path)
+            affine = native_affine(labelmap)
+            write_labelmap(class_indices(labelmap), affine, self.label_values, path, case.source)
         if case.uncertainty is not None:
-            entropy = np.asarray(case.uncertainty[0].cpu())
-            write_image(entropy, native_affine(case.uncertainty), folder / f"{name}_uncertainty.nii.gz")
+            entropy, path = np.asarray(case.uncertainty[0].cpu()), folder / f"{name}_uncertainty.nii.gz"
+            write_image(entropy, native_affine(case.uncertainty), path, case.source)
         transform = case.result.transform
         if transform:
             write_transforms(transform, case.grid_affine, lambda direction: folder / f"{name}_{direction}.h5")
@@ -131,7 +132,7 @@ class CaseWriter:
         note = case.topology
         if note:
             report |= {f"topology_{name}": value for name, value in note._asdict().items()}
-        report["warnings"] = _warnings(report)
+        report["warnings"] = [*case.notes, *_warnings(report)]
         if _exceeds(case.segmentation, self.network):
             report["warnings"].append(LARGER)
         if self.quality and case.measures:
@@ -146,7 +147,11 @@ class CaseWriter:
 
     def _write_summary(self, engine: Engine) -> None:
         failed = [{"case": case, "error": message} for case, message in engine.state.failures]
-        write_csv([*self.summary, *failed], self.output_dir / "summary.csv")
+        unused = getattr(engine.data_loader.dataset.data, "unused", {})
+        others = [{"case": path, "not_used": reason} for path, reason in unused.items()]
+        write_csv([*self.summary, *failed, *others], self.output_dir / "summary.csv")
+        if unused:
+            logger.info("not used: %s", "; ".join(f"{path} ({reason})" for path, reason in unused.items()))
         logger.info("results of %d cases in %s", len(self.summary), self.output_dir)
 
 

@@ -1,0 +1,44 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Names of cases, which become names of folders and files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["IMAGE_SUFFIXES", "case_names"]
+
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".png", ".nrrd", ".mha")
+_TAKEN = ("atlas", "summary.csv", "summary.json", "metrics.csv")  # what a run writes beside the folders of its cases
+_LONGEST = 100  # characters; endings follow, and file systems take 255 bytes
+
+
+def case_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Name cases by their files or folders, without extension.
+
+    A symbolic link gives its own name: that of its target may be a hash, or a patient's.
+
+    Args:
+        paths: of the images.
+
+    Returns:
+        For each path a name of safe characters that no other case has, also where a file system ignores upper and lower
+        case, and that is no name which the results of a run need themselves.
+    """
+    names: list[str] = []
+    taken = set(_TAKEN)
+    for path in paths:
+        stem = Path(os.path.abspath(path)).name  # noqa: PTH100 (Path.resolve follows links)
+        suffix = next((end for end in IMAGE_SUFFIXES if stem.lower().endswith(end)), "")
+        safe = re.sub(r"[^\w.-]+", "_", stem[: len(stem) - len(suffix)]).strip("._-")
+        safe = safe[:_LONGEST].rstrip("._-") or "case"
+        name, copy = safe, 1
+        while name.casefold() in taken:
+            copy += 1
+            name = f"{safe}_{copy}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
