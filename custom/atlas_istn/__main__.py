@@ -25,7 +25,7 @@ from .errors import InputError, show_input_errors
 COMMANDS = {
     "letter_b": ("data.letter_b", "generate_letter_b", "generate the letter B data set"),
     "curves": ("pictures.curves", "draw_curves", "draw the losses and the validation of a training"),
-    "atlas_evolution": ("training.evolution", "draw_evolution", "animate the atlas of a training run"),
+    "atlas_evolution": ("pictures.atlas_evolution", "draw_evolution", "animate the atlas of a training run"),
     "compare": ("evaluation.comparison.command", "compare", "compare evaluated results: tables, tests and pictures"),
     "degrade": ("data.degradations", "degrade_dataset", "degrade images as scanners and artefacts do"),
     "topology": ("training.atlas_topology", "check_model", "print the topology of a model's atlas, and repair it"),

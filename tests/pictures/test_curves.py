@@ -13,8 +13,8 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from atlas_istn.errors import InputError
-from atlas_istn.pictures.conventions import RESULT_COLOURS
 from atlas_istn.pictures.curves import draw_curves, read_curves
+from atlas_istn.pictures.palette import RESULT_COLOURS
 
 
 def log(folder: Path, suffix: str, values: dict[int, float]) -> None:

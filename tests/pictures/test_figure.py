@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from atlas_istn.errors import InputError
-from atlas_istn.io.outputs import atlas_grid_affine, write_image, write_labelmap, write_transforms
+from atlas_istn.io.outputs import atlas_grid_affine, write_image, write_json, write_labelmap, write_transforms
 from atlas_istn.pictures import figure as figures
 from atlas_istn.pictures.figure import draw_results
 from atlas_istn.spatial import Transform, affine_matrix
@@ -47,6 +48,9 @@ def write_run(root: Path, labels: np.ndarray, affine: np.ndarray, suffix: str) -
     else:
         write_image(image, affine, root / "data" / f"case{suffix}")
     values = range(int(labels.max()) + 1)
+    names = {f"part {value}": value for value in values[1:]}
+    report = {"case": "case", "topology": {}, "labels": names, "loss_curve": [1.0], "iterations": 1}
+    write_json(report, root / "out" / "case" / "case.json")
     write_labelmap(labels, affine, values, root / "data" / f"truth{suffix}")
     for name in ("itn", "one_pass", "seg"):
         write_labelmap(labels, affine, values, root / "out" / "case" / f"case_{name}{suffix}")
@@ -86,7 +90,33 @@ def test_contours_lie_on_the_borders_of_the_labels(letter_run, drawn):
     for panel in panels[1:4]:
         assert extent(panel.collections[0]) == [9.5, 4.5, 19.5, 24.5]
     with Image.open(letter_run / "figure.png") as picture:
-        assert picture.size == (1000, 420)  # 10 x (2 rows of 2.1) inches at 100 dpi
+        assert picture.size == (1000, 455)  # 10 x (2 rows of 2.1 and a legend) inches at 100 dpi
+
+
+def test_what_was_written_and_the_names_of_labels_are_said(letter_run, drawn, capsys):
+    draw_results(letter_run / "data", letter_run / "out")
+    assert capsys.readouterr().out == f"{letter_run / 'out' / 'figure.png'}: 1 cases\n"
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["part 1", "truth"]
+
+
+@pytest.mark.parametrize(
+    ("full", "titles"), [("itn", ["case", "ITN"]), ("one_pass", ["case", "1-pass", "deformed grid"])]
+)
+def test_a_run_without_refinement_is_shown_with_what_there_is(letter_run, drawn, full, titles):
+    folder = letter_run / "out" / "case"
+    (folder / "case_itn.png").unlink()
+    (folder / "case_one_pass.png").unlink()
+    report = json.loads((folder / "case.json").read_text())
+    del report["iterations"]
+    write_json(report, folder / "case.json")
+    if full == "itn":
+        shutil.rmtree(letter_run / "out" / "atlas")
+        for file in folder.glob("*.h5"):
+            file.unlink()
+    draw_results(letter_run / "data", letter_run / "out")
+    assert [axes.get_title() for axes in drawn[0].axes[-len(titles) :]] == titles
+    assert len(drawn[0].axes) == len(titles) * (1 if full == "itn" else 2)
 
 
 def test_the_grid_is_turned_as_the_atlas_is(letter_run, drawn):
@@ -122,12 +152,14 @@ def test_a_volume_is_shown_in_the_slice_with_most_of_the_label(tmp_path, drawn):
     write_run(tmp_path, labels, flipped, ".nii.gz")
     draw_results(tmp_path / "data", tmp_path / "out", "test", tmp_path / "figure.png", cases=1)
     panel = drawn[0].axes[8]
-    assert extent(panel.collections[0]) == [9.5, 5.5, 15.5, 13.5]
+    # Of 20 columns in RAS 10 to 15 are labelled, and of 24 rows 6 to 13; right is on the left and anterior on top.
+    assert extent(panel.collections[1]) == [3.5, 9.5, 9.5, 17.5]
     assert panel.get_aspect() == pytest.approx(1.5)
+    assert [text.get_text() for text in panel.texts] == list("RLAP")
 
 
 def test_without_results_the_message_says_what_to_do(letter_run):
-    with pytest.raises(InputError, match=r"no results of the list 'test'.*Run inference first"):
+    with pytest.raises(InputError, match=r"found no results to draw\. Run inference first"):
         draw_results(letter_run / "data", letter_run / "elsewhere", "test", letter_run / "figure.png")
 
 

@@ -16,13 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
 from PIL import Image
 
 from atlas_istn.errors import InputError
 from atlas_istn.evaluation.metrics import score_labelmap
 from atlas_istn.evaluation.scores import Evaluation
-from atlas_istn.io.itk_transforms import composite_transform
 from atlas_istn.io.outputs import (
     atlas_grid_affine,
     write_csv,
@@ -31,20 +29,18 @@ from atlas_istn.io.outputs import (
     write_labelmap,
     write_transforms,
 )
+from atlas_istn.pictures.palette import ALERT, RESULT_COLOURS
+from atlas_istn.pictures.planes import choose_planes
 from atlas_istn.report import write_report
 from atlas_istn.report.charts import CURVE, WIDTH, box_plot, curve
 from atlas_istn.report.drawing import (
-    ITN_ONLY,
-    OTHER_LABEL,
-    REFINED_ONLY,
     VOLUME_COLOURS,
     difference,
     gradient,
     local_volume,
     outlines,
 )
-from atlas_istn.report.planes import atlas_coordinates, choose_planes
-from atlas_istn.report.write import Units
+from atlas_istn.report.write import MARGIN, Units
 from atlas_istn.spatial import Transform, affine_matrix
 from atlas_istn.topology import labelmap_topology
 
@@ -185,7 +181,7 @@ def test_uncertainty_is_shown_where_there_is_a_map(tmp_path: Path) -> None:
     assert "uncertainty: 0" in shown["odd"]
     picture = pixels(re.findall(r'href="(data[^"]+)"', shown["odd"])[-1])[..., :3].astype(int).sum(axis=-1)
     # Brightest in the middle of the label with an entropy of 1, black in the corner.
-    (plane,) = choose_planes(MetaTensor(torch.from_numpy(labels_of(2) + np.roll(labels_of(2), 1, 0))[None]))
+    (plane,) = choose_planes(labels_of(2) + np.roll(labels_of(2), 1, 0), (1.0, 1.0), MARGIN)
     inside = plane.cut(labels_of(2)) == 2
     assert picture[inside].mean() > 600
     assert picture[0, 0] < 60
@@ -273,45 +269,6 @@ def test_what_is_empty_takes_no_column_and_scores_have_two_digits(tmp_path: Path
         assert f"<td>{text}</td>" in html
 
 
-def test_planes_cut_where_most_is_and_show_the_right_side_on_the_left() -> None:
-    volume = torch.zeros(1, 10, 12, 14)
-    volume[0, 2:6, 3:9, 4:8] = 1
-    volume[0, 2:7, 3:9, 5] = volume[0, 3, 3:9, 2:12] = 1
-    image = MetaTensor(volume, affine=torch.diag(torch.tensor([1.0, 2.0, 3.0, 1.0])))
-    axial, coronal, sagittal = choose_planes(image, margin=10)
-    assert axial.window == ((0, 10), (0, 12), (5, 6))
-    assert coronal.size == (10.0, 42.0)
-    assert sagittal.window[0] == (3, 4)
-    corner = np.zeros((10, 12, 14))
-    corner[9, 11, 5] = 1  # right, anterior
-    assert axial.cut(corner)[0, 0] == 1
-    assert axial.marks == ("R", "A")
-    corner[:] = 0
-    corner[3, 11, 13] = 1  # anterior, superior
-    assert sagittal.cut(corner)[0, 0] == 1
-    assert sagittal.marks == ("A", "S")
-
-
-@pytest.mark.parametrize("dim", [2, 3])
-def test_coordinates_and_local_volume_are_those_of_the_transform(dim: int) -> None:
-    """A stretch of 1.25 along x, of a subject with anisotropic voxels stored from left to right."""
-    shape = SHAPES[dim]
-    affine = np.diag([-1.0, 1.5, 2.0, 1.0]) if dim == 3 else np.diag([-1.0, -1.5, 1.0, 1.0])
-    world = np.diag([1.25, *[1.0] * dim])
-    world[0, dim] = 3.0
-    transform = composite_transform(np.zeros((dim, *shape)), atlas_grid_affine(shape, [1.0] * dim), world, True)
-    subject = MetaTensor(torch.from_numpy(labels_of(dim))[None], affine=torch.from_numpy(affine))
-    for plane in choose_planes(subject):
-        across, down, determinant = atlas_coordinates(transform, affine, plane)
-        assert across.shape == down.shape == plane.cut(labels_of(dim)).shape
-        np.testing.assert_allclose(determinant, 1.25, atol=1e-9)
-        index = np.array([bounds[0] for bounds in plane.window])
-        (expected,) = transform((np.diag(affine)[:dim] * index * [-1, -1, 1][:dim])[None])
-        place = (-1 if plane.flipped[1] else 0, -1 if plane.flipped[0] else 0)
-        assert across[place] == pytest.approx(expected[plane.across], abs=1e-9)
-        assert down[place] == pytest.approx(expected[plane.down], abs=1e-9)
-
-
 def test_the_thumbnail_shows_the_anatomy_where_it_is_largest(run: tuple[Path, Path]) -> None:
     html = (run[1] / "report.html").read_text(encoding="utf-8")
     table = html[html.index("<h2>Cases") : html.index("<section")]
@@ -320,20 +277,19 @@ def test_the_thumbnail_shows_the_anatomy_where_it_is_largest(run: tuple[Path, Pa
     assert len(shown) == 3
     for box in shown:
         assert [float(v) for v in box.split()[2:]] == pytest.approx([10 + 2 * 1.44, 12 + 2 * 1.44], abs=0.01)
-    assert set(re.findall(r"#case-\w+-(\d)-refine", table)) == {"0"}
+    assert set(re.findall(r"#case-\w+-(\d)-outline", table)) == {"0"}
 
 
 def test_outlines_are_in_millimetres() -> None:
-    labels = MetaTensor(torch.from_numpy(labels_of(2))[None], affine=torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])))
-    (plane,) = choose_planes(labels, margin=10)
+    (plane,) = choose_planes(labels_of(2), (2.0, 3.0))
     # Rows 8 to 20 and columns 6 to 15 of voxel edges; the contour at half height cuts corners, not edges.
     assert corners(outlines(plane.cut(labels_of(2)), plane)) == pytest.approx([12.0, 24.0, 30.0, 60.0])
 
 
 def test_colours_of_differences_and_volumes() -> None:
     itn, refined = np.array([[0, 1, 0, 1, 1]]), np.array([[0, 0, 1, 2, 1]])
-    shown = pixels(difference(itn, refined))[0]
-    assert shown[[1, 2, 3]].tolist() == [colour(ITN_ONLY), colour(REFINED_ONLY), colour(OTHER_LABEL)]
+    shown = pixels(difference(itn, refined, ("#ff0000", "#00ff00")))[0]
+    assert shown[[1, 2, 3]].tolist() == [colour("#ff0000"), colour("#00ff00"), colour(ALERT)]
     assert shown[[0, 4], 3].tolist() == [0, 0]
     for determinant, test in (
         (1.0, lambda red, green, blue: min(red, green, blue) > 230),
@@ -381,5 +337,42 @@ def test_a_browser_shows_cohort_and_case(run: tuple[Path, Path], tmp_path: Path)
         shown[name] = np.asarray(Image.open(picture).convert("RGB")).astype(int)
     assert (shown[""] != shown["#case-broken"]).any(axis=-1).mean() > 0.1
     # The outline of the refined labels, in its colour, is drawn on the page of the case; lines are smoothed.
-    near = np.abs(shown["#case-broken"] - colour(REFINED_ONLY)[:3]).max(axis=-1) < 40
+    near = np.abs(shown["#case-broken"] - colour(RESULT_COLOURS["refine"])[:3]).max(axis=-1) < 40
     assert near.sum() > 300
+
+
+@pytest.mark.parametrize("full", ["itn", "one_pass"])
+def test_a_run_without_refinement_shows_what_there_is(tmp_path: Path, full: str) -> None:
+    """A U-net has one result, no transform and no atlas; VML has an atlas, a transform and no objective."""
+    dataset, output = write_run(tmp_path, 3, scored=False)
+    drop_results(output, full)
+    write_report(output, dataset)
+    html = (output / "report.html").read_text(encoding="utf-8")
+    Page(html)
+    pages = html[html.index("<section") : html.index("<script")]
+    assert (f'class="c-{full}"' in pages, 'class="c-refine"' in pages) == (True, False)
+    registered = full == "one_pass"
+    assert ("grid of the atlas" in pages) == ("Smallest<br>" in html) == ("no folds" in html) == registered
+    assert ("with the atlas's topology" in html) == registered
+    assert "Refinement" not in pages
+    assert "Objective" not in html
+    assert " against " not in pages.replace("against the atlas", "")
+
+
+def drop_results(output: Path, full: str) -> None:
+    """Make a run with one result of a full run: only what refines, or registers, is missing."""
+    for name in CASES:
+        folder = output / name
+        for file in (
+            *folder.glob("*_itn.*"),
+            *folder.glob("*_one_pass.*"),
+            *(folder.glob("*.h5") if full == "itn" else ()),
+        ):
+            file.unlink()
+        report = json.loads((folder / f"{name}.json").read_text())
+        gone = {"loss_before", "loss_after", "iterations", "quality", "quality_score", "quality_reasons"}
+        gone |= {"min_jacobian", "folded_fraction"} if full == "itn" else set()
+        kept = {key: value for key, value in report.items() if key not in gone}
+        write_json(kept | {"loss_curve": []}, folder / f"{name}.json")
+    if full == "itn":
+        shutil.rmtree(output / "atlas")

@@ -24,7 +24,7 @@ from scipy.stats import false_discovery_control, ttest_ind
 from atlas_istn.errors import InputError
 from atlas_istn.shape.groups import compare_groups, read_groups
 from atlas_istn.shape.modes import ShapeModes, shape_modes
-from atlas_istn.shape.pictures import Panel, _Plane, draw_curves, draw_groups, draw_modes
+from atlas_istn.shape.pictures import Panel, _Section, draw_curves, draw_groups, draw_modes
 from atlas_istn.shape.population import population
 from atlas_istn.shape.surfaces import read_surface
 from atlas_istn.spatial import Transform, compose_affine, decompose_affine, num_affine_parameters
@@ -195,12 +195,12 @@ def test_the_picture_of_modes_names_labels_units_sides_and_slice(
     for deviation in modes.deviations:
         assert f"SD {deviation:.2f} mm" in found
     # The ball of 24 x 20 x 16 voxels is shortest along the last axis: so it is seen from below.
-    shown = {text for text in found if text in ("R", "A", "S", "axial slice 8 of 16 of the atlas")}
-    assert shown == ({"R", "A", "axial slice 8 of 16 of the atlas"} if dim == 3 else set())
+    shown = {text for text in found if text in (*"RLAPSI", "axial slice 8 of 16 of the atlas")}
+    assert shown == ({*"RLAP", "axial slice 8 of 16 of the atlas"} if dim == 3 else set())
 
 
 def test_the_scale_bar_has_the_length_that_it_says(tmp_path: Path) -> None:
-    cut = _Plane(np.ones((30, 20)), (2.0, 3.0))
+    cut = _Section(np.ones((30, 20)), (2.0, 3.0))
     cut.frame([np.zeros((1, 20, 30))])
     axes = Figure().subplots()
     cut.prepare(axes)

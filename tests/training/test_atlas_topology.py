@@ -18,8 +18,9 @@ from torch import nn
 
 from atlas_istn.errors import InputError
 from atlas_istn.networks import AtlasISTN
+from atlas_istn.pictures.atlas_repair import draw_repair
 from atlas_istn.topology import Signature
-from atlas_istn.training.atlas_topology import AtlasTopology, check_atlas, check_model, draw_repair
+from atlas_istn.training.atlas_topology import AtlasTopology, check_atlas, check_model
 from shape_runs import command
 
 NAMES = {0: "background", 1: "core", 2: "shell"}
@@ -113,7 +114,7 @@ def test_training_ends_with_the_topology_of_most_cases(tmp_path: Path) -> None:
 def test_the_picture_names_labels_and_slice(tmp_path: Path) -> None:
     check = check_atlas(shell(3, closed=False), signature(shell(3)))
     with matplotlib.rc_context({"svg.fonttype": "none"}):
-        draw_repair(check, tmp_path / "repair.svg", {1: "core"})
+        draw_repair(check.labels, check.repaired, (1.0, 1.0, 1.0), tmp_path / "repair.svg", {1: "core"})
     text = (tmp_path / "repair.svg").read_text()
     assert ">core<" in text
     assert ">label 2<" in text

@@ -14,7 +14,8 @@ from PIL import Image
 
 from atlas_istn.errors import InputError
 from atlas_istn.networks import AtlasISTN
-from atlas_istn.training.evolution import TITLE, AtlasEvolution, atlas_frame, draw_evolution
+from atlas_istn.pictures.atlas_evolution import TITLE, atlas_frame, draw_evolution
+from atlas_istn.training.evolution import AtlasEvolution
 from shape_runs import command
 
 
@@ -52,7 +53,7 @@ def test_the_frame_shows_image_and_labels_upright() -> None:
     image = torch.zeros(40, 80)
     image[:, 60:] = 1.0  # bright where y is large
     labels = torch.stack([1 - image, image])
-    frame = np.asarray(atlas_frame(image, labels)).astype(int)
+    frame = np.asarray(atlas_frame(image, labels, (1.0, 1.0))).astype(int)
     height, width = frame.shape[:2]
     assert frame[3 * height // 4 + 2 :, : width // 2 - 8].min() == 255  # below, as in a PNG
     assert frame[: 3 * height // 4 - 2, : width // 2 - 8].max() == 0
@@ -60,9 +61,11 @@ def test_the_frame_shows_image_and_labels_upright() -> None:
     assert blue > green > red  # the first label's colour
     volume = torch.zeros(40, 40, 40)
     volume[:, :, 30:] = 1.0  # superior
-    coronal = np.asarray(atlas_frame(volume, torch.stack([1 - volume, volume])))[:, 164 + 10 : 164 + 150]
-    assert coronal[:38].min() == 255
-    assert coronal[42:].max() == 0
+    frame = np.asarray(atlas_frame(volume, torch.stack([1 - volume, volume]), (1.0, 1.0, 2.0)))
+    assert frame.shape[:2] == (320, 6 * 164)  # twice as high as wide, but for the axial planes
+    coronal = frame[:, 164 + 25 : 164 + 65]  # beside the letters
+    assert coronal[:78].min() == 255
+    assert coronal[82:].max() == 0
 
 
 def test_the_command_animates_a_run_that_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

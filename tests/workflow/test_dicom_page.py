@@ -14,19 +14,20 @@ import numpy as np
 import pydicom
 import pytest
 from matplotlib.colors import to_rgb
-from monai.data import MetaTensor
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
 from atlas_istn.errors import InputError
 from atlas_istn.io.loading import read_volume
 from atlas_istn.io.outputs import write_json, write_labelmap
-from atlas_istn.io.results import FILES
-from atlas_istn.pictures.conventions import RESULTS
-from atlas_istn.pictures.figure import COLOURS
-from atlas_istn.workflow.dicom_page import draw_page, page_text, write_dicom_capture
+from atlas_istn.io.results import RESULTS
+from atlas_istn.pictures.dicom_page import draw_page, page_text
+from atlas_istn.pictures.palette import label_colour
+from atlas_istn.workflow.dicom_page import write_dicom_capture
 
 SHAPE = (12, 12, 12)
 REPORT: dict[str, Any] = {
+    "case": "results",
+    "loss_curve": [0.5, 0.25],
     "loss_before": 0.5,
     "loss_after": 0.25,
     "iterations": 40,
@@ -39,12 +40,6 @@ REPORT: dict[str, Any] = {
 }
 
 
-def lps(voxels: np.ndarray, spacing: tuple[float, ...] = (1.0, 1.0, 1.0)) -> MetaTensor:
-    """A volume whose axes point left, posterior and superior, in MONAI's RAS world."""
-    affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
-    return MetaTensor(voxels[None].astype(np.float32), affine=affine)
-
-
 def two_labels() -> np.ndarray:
     labels = np.zeros(SHAPE)
     labels[3:9, 2:6, 3:9] = 1
@@ -53,7 +48,7 @@ def two_labels() -> np.ndarray:
 
 
 def page_of(image: np.ndarray, labels: np.ndarray, report: dict[str, Any] = REPORT) -> np.ndarray:
-    return draw_page(lps(image), {title: lps(labels) for title in RESULTS.values()}, report)
+    return draw_page(image, (1.0, 1.0, 1.0), {kind.title: labels for kind in RESULTS.values()}, report)
 
 
 def pixels_of(page: np.ndarray, colour: str) -> int:
@@ -79,7 +74,7 @@ def case(tmp_path: Path, write_series: Callable[..., np.ndarray]) -> Callable[..
         volume = read_volume(series, 3)
         labels = np.zeros(SHAPE, dtype=int)
         labels[volume[0].numpy() > 500] = 1
-        for ending in FILES.values():
+        for ending in (kind.ending for kind in RESULTS.values()):
             write_labelmap(labels, np.asarray(volume.affine), [0, 1, 2], results / f"results_{ending}.nii.gz")
         write_json(REPORT, results / "results.json")
         return series, results
@@ -91,7 +86,7 @@ def test_every_label_is_outlined_in_its_colour() -> None:
     image, labels = np.zeros(SHAPE), two_labels()
     plain, outlined = page_of(image, 0 * labels), page_of(image, labels)
     only_first = page_of(image, np.where(labels == 2, 0, labels))
-    first, second = COLOURS[:2]
+    first, second = label_colour(0), label_colour(1)
     # The text has the same colours: count what the contours add.
     assert pixels_of(outlined, first) - pixels_of(plain, first) > 1000
     assert pixels_of(outlined, second) - pixels_of(plain, second) > 1000
@@ -113,7 +108,7 @@ def test_planes_lie_as_radiologists_see_them(axis: int, shown: dict[int, int]) -
     ``shown`` maps a panel to the axis of its picture, 0 down or 1 across, along which the bright half comes first.
     """
     image = np.full(SHAPE, 2.0)
-    bright = slice(6, None) if axis == 2 else slice(0, 6)  # superior; right or anterior
+    bright = slice(6, None)  # right, anterior or superior
     image.swapaxes(0, axis)[bright] = 3
     image[:1, :, :1] = image[:, -1:, -1:] = 0  # black corners, so that the other half is grey
     panels = panels_of(page_of(image, np.zeros(SHAPE)))
@@ -135,12 +130,12 @@ def test_the_page_does_not_depend_on_how_the_slices_are_stored(case: Callable[..
 
 def test_the_text_tells_volumes_and_warnings() -> None:
     report = {**REPORT, "warnings": ["posterior has 2 components"], "quality": "review", "quality_reasons": ["odd"]}
-    lines = [line for line, _ in page_text(lps(two_labels(), (1.0, 2.0, 0.5)), report)]
+    lines = [line for line, _ in page_text(two_labels(), (1.0, 2.0, 0.5), report)]
     # 6 × 4 × 6 voxels of 1 mm³ are 0.144 ml.
     assert "anterior: 0.14 ml, components: 1" in lines
     assert "posterior: 0.14 ml, components: 2" in lines
     assert {"quality: review", "warnings: 1", "! posterior has 2 components", "! odd", "iterations: 40"} <= set(lines)
-    assert "warnings: none" in [line for line, _ in page_text(lps(two_labels()), REPORT)]
+    assert "warnings: none" in [line for line, _ in page_text(two_labels(), (1.0, 1.0, 1.0), REPORT)]
 
 
 def test_the_page_belongs_to_the_study(tmp_path: Path, case: Callable[..., tuple[Path, Path]]) -> None:
@@ -170,10 +165,10 @@ def test_the_validator_finds_nothing(tmp_path: Path, case: Callable[..., tuple[P
 
 def test_missing_results_are_named(tmp_path: Path, case: Callable[..., tuple[Path, Path]]) -> None:
     series, results = case("case")
-    (results / "results.json").write_text("{")
-    with pytest.raises(InputError, match=r"results\.json: the report cannot be read"):
-        write_dicom_capture(results, series, tmp_path / "page.dcm")
     (results / "results_seg.nii.gz").unlink()
-    with pytest.raises(InputError, match=r"results_seg\.nii\.gz: no such file"):
+    with pytest.raises(InputError, match=r"results_seg\.\*: no such file"):
+        write_dicom_capture(results, series, tmp_path / "page.dcm")
+    (results / "results.json").write_text("{")
+    with pytest.raises(InputError, match=r"results\.json: expected the JSON that inference writes"):
         write_dicom_capture(results, series, tmp_path / "page.dcm")
     assert not (tmp_path / "page.dcm").exists()

@@ -5,21 +5,58 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 from monai.data import MetaTensor
 from monai.transforms import Orientation
+from nibabel.filebasedimages import ImageFileError
 
 from ..errors import InputError
 from .cases import find_cases
 from .itk_transforms import CompositeTransform, read_transform
 from .loading import read_volume
 
-__all__ = ["FILES", "find_labelled_cases", "read_atlas_to_subject", "read_case_report", "read_oriented", "result_file"]
+__all__ = [
+    "RESULTS",
+    "ResultKind",
+    "find_case_folders",
+    "find_labelled_cases",
+    "find_results",
+    "image_dimensions",
+    "is_registered",
+    "read_atlas_to_subject",
+    "read_case_report",
+    "read_oriented",
+    "result_file",
+]
 
-FILES = {"itn": "itn", "one_pass": "one_pass", "refine": "seg"}
-"""Name of a result → ending of its file name."""
+FULL = "seg"
+"""Ending of the file with the result of the full method, whichever that is in a run."""
+
+
+@dataclass(frozen=True)
+class ResultKind:
+    """One of the results of the method.
+
+    Attributes:
+        title: as people read it.
+        ending: of its file name.
+    """
+
+    title: str
+    ending: str
+
+
+RESULTS = {
+    "itn": ResultKind("ITN", "itn"),
+    "one_pass": ResultKind("1-pass", "one_pass"),
+    "refine": ResultKind("refined", FULL),
+}
+"""Name of a result, as ``metrics.csv`` and configurations have it → what it is; each builds on the one before."""
 
 
 def find_labelled_cases(dataset: Path, data_list: str) -> list[dict[str, str]]:
@@ -50,19 +87,69 @@ def read_oriented(path: str | Path, dim: int) -> MetaTensor:
 
 
 def result_file(folder: Path, ending: str) -> Path:
-    """The file of a case's folder with this ending (``seg``, ``itn``, ``one_pass``), whatever its format.
+    """Find the file of a case's folder with this ending (``seg``, ``itn``, ``one_pass``), whatever its format.
 
     Raises:
-        InputError: there is none, though every run writes it; other files need not exist.
+        InputError: there is no ``seg``, though every run writes it; other files need not exist.
     """
     stem = f"{folder.name}_{ending}"
     found = sorted(folder.glob(f"{stem}.*"))
-    if not found and ending in FILES.values():
+    if not found and ending == FULL:
         raise InputError(
             f"{folder / stem}.*: no such file. Expected the label map that inference writes for each case (.nii.gz or "
             ".png). Run inference again."
         )
     return found[0] if found else folder / stem
+
+
+def find_case_folders(output: Path) -> list[Path]:
+    """Find the folders of the cases of a run, in the order of their names."""
+    return sorted(file.parent for file in output.glob("*/*.json") if file.stem == file.parent.name)
+
+
+def find_results(folder: Path, report: Mapping[str, Any]) -> dict[str, Path]:
+    """Find the label maps of a case: a U-net's run has that of the ITN alone, and VML none that is refined.
+
+    Args:
+        folder: of the case.
+        report: its JSON.
+
+    Returns:
+        Name of a result → its file, in the order of `RESULTS`; the last one is that of the full method.
+
+    Raises:
+        InputError: there is no label map of the full method.
+    """
+    full = "refine" if "iterations" in report else "one_pass" if is_registered(folder) else "itn"
+    before = list(RESULTS)[: list(RESULTS).index(full)]
+    files = {name: result_file(folder, RESULTS[name].ending) for name in before}
+    return {name: file for name, file in files.items() if file.is_file()} | {full: result_file(folder, FULL)}
+
+
+def image_dimensions(path: Path) -> int:
+    """Return 2 or 3, the dimensions of an image in a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if path.suffix.lower() == ".png":
+        return 2
+    try:
+        shape = nib.load(path).shape
+    except (OSError, ImageFileError) as error:
+        raise InputError(
+            f"{path}: expected an image, found a file that cannot be read. Run inference again."
+        ) from error
+    return max(2, len(shape))
+
+
+def is_registered(folder: Path) -> bool:
+    """Return whether a case has a transform between atlas and subject."""
+    return _atlas_to_subject(folder).is_file()
+
+
+def _atlas_to_subject(folder: Path) -> Path:
+    return folder / f"{folder.name}_atlas_to_subject.h5"
 
 
 def read_atlas_to_subject(folder: Path) -> CompositeTransform:
@@ -71,7 +158,7 @@ def read_atlas_to_subject(folder: Path) -> CompositeTransform:
     Raises:
         InputError: it cannot be read.
     """
-    return read_transform(folder / f"{folder.name}_atlas_to_subject.h5")
+    return read_transform(_atlas_to_subject(folder))
 
 
 def read_case_report(folder: Path) -> dict[str, Any]:

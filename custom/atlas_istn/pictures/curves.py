@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from ..errors import InputError
 from ..io.files import write_whole
-from .conventions import RESULT_COLOURS, RESULTS, check_picture
+from ..io.results import RESULTS
+from .palette import RESULT_COLOURS, check_picture
 
 __all__ = ["draw_curves", "read_curves"]
 
@@ -24,7 +25,7 @@ STYLES = {
     "a2s": ("atlas to subject", "#8352c9"),
     "s2a": ("subject to atlas", "#d62728"),
     "regularisation": ("regularisation", "#6f7782"),
-    **{f"{name}_dice": (title, RESULT_COLOURS[name]) for name, title in RESULTS.items()},
+    **{f"{name}_dice": (kind.title, RESULT_COLOURS[name]) for name, kind in RESULTS.items()},
 }
 """Name in the log → name and colour in the picture, in the order of the legend."""
 

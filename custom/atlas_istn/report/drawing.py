@@ -6,24 +6,25 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import matplotlib
 import numpy as np
 import numpy.typing as npt
+from contourpy import LineType, contour_generator
+from matplotlib.path import Path
 from PIL import Image, ImageColor
-from skimage.measure import approximate_polygon, find_contours
 
-from ..pictures.conventions import RESULT_COLOURS
-from .planes import Picture, Plane
+from ..pictures.palette import ALERT
+from ..pictures.planes import Picture, Plane
 
 __all__ = ["difference", "gradient", "grey", "grid", "local_volume", "outlines", "tinted", "uncertainty"]
 
 VOLUME_COLOURS, UNCERTAINTY_COLOURS = "RdBu_r", "magma"
 GRID_LINES = 16  # over the longer side of a plane
 PIXELS = 320  # longest side of a picture; what is larger is shown smaller
-ITN_ONLY, REFINED_ONLY, OTHER_LABEL = RESULT_COLOURS["itn"], RESULT_COLOURS["refine"], "#ff4fd8"
+TOLERANCE = 0.1  # pixels by which a line may be simplified
 
 
 def grey(plane: Picture) -> str:
@@ -41,10 +42,10 @@ def tinted(plane: Picture, colours: Mapping[int, str]) -> str:
     return _uri(Image.fromarray(pixels))
 
 
-def difference(itn: Picture, refined: Picture) -> str:
-    """Data URI of where two labelmaps differ: foreground in the first only, in the second only, or of another label."""
-    kinds = np.where(itn == refined, 0, 1 + (refined > 0) + ((itn > 0) & (refined > 0)))
-    return tinted(kinds, {1: ITN_ONLY, 2: REFINED_ONLY, 3: OTHER_LABEL})
+def difference(first: Picture, second: Picture, colours: tuple[str, str]) -> str:
+    """Data URI of where two labelmaps differ: foreground in one only, in its colour, or of another label."""
+    kinds = np.where(first == second, 0, 1 + (second > 0) + ((first > 0) & (second > 0)))
+    return tinted(kinds, {1: colours[0], 2: colours[1], 3: ALERT})
 
 
 def local_volume(determinant: Picture) -> str:
@@ -75,7 +76,7 @@ def outlines(plane: Picture, plane_of: Plane) -> str:
     paths = []
     for value in np.unique(plane[plane > 0]):
         padded = np.pad(plane == value, 1).astype(float)  # so that a label at the border is closed
-        paths += [_path(line - 1, plane_of, closed=True) for line in find_contours(padded, 0.5)]
+        paths += [_path(line - 1, plane_of, closed=True) for line in _contours(padded, [0.5])]
     return "".join(paths)
 
 
@@ -84,17 +85,25 @@ def grid(coordinates: tuple[Picture, Picture], plane_of: Plane) -> str:
     step = max(np.ptp(coordinate) for coordinate in coordinates) / GRID_LINES
     paths = []
     for coordinate in coordinates:
-        for level in np.arange(coordinate.min() + step / 2, coordinate.max(), step):
-            paths += [_path(line, plane_of, closed=False) for line in find_contours(coordinate, level)]
+        levels = np.arange(coordinate.min() + step / 2, coordinate.max(), step)
+        paths += [_path(line, plane_of, closed=False) for line in _contours(coordinate, levels)]
     return "".join(paths)
 
 
+def _contours(values: Picture, levels: Iterable[float]) -> Iterator[Picture]:
+    """Lines ``[points, 2]`` (column, row) on which values are a level."""
+    contours = contour_generator(z=values, line_type=LineType.Separate)
+    for level in levels:
+        yield from map(np.asarray, contours.lines(level))
+
+
 def _path(line: npt.NDArray[Any], plane_of: Plane, closed: bool) -> str:
-    """SVG path through points (row, column), of which those that hardly matter are left out."""
-    points = approximate_polygon(line, tolerance=0.1)
-    x = (points[:, 1] + 0.5) * plane_of.spacing[0]
-    y = (points[:, 0] + 0.5) * plane_of.spacing[1]
-    steps = " ".join(f"{a:.4g},{b:.4g}" for a, b in zip(x, y, strict=True))
+    """SVG path through points (column, row), of which those that hardly matter are left out."""
+    path = Path(line)
+    path.simplify_threshold = TOLERANCE
+    vertices = np.asarray(path.cleaned(simplify=True).vertices)[:-1]  # the last one only ends the path
+    points = (vertices + 0.5) * np.asarray(plane_of.spacing)
+    steps = " ".join(f"{x:.4g},{y:.4g}" for x, y in points)
     return f"M{steps}{'z' if closed else ''}"
 
 

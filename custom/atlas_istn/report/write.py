@@ -16,6 +16,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import numpy.typing as npt
 import torch
 from monai.data import MetaTensor
 from tqdm import tqdm
@@ -24,17 +25,28 @@ from .. import __version__
 from ..errors import InputError
 from ..evaluation.scores import read_metrics
 from ..io.files import write_whole
-from ..io.results import FILES, read_atlas_to_subject, read_case_report, read_oriented, result_file
-from ..pictures.conventions import LABEL_COLOURS, RESULT_COLOURS, RESULTS, length_unit
-from ..topology import labelmap_topology
+from ..io.results import (
+    RESULTS,
+    find_case_folders,
+    find_results,
+    image_dimensions,
+    is_registered,
+    read_atlas_to_subject,
+    read_case_report,
+    read_oriented,
+    result_file,
+)
+from ..io.sources import find_sources
+from ..pictures.palette import ALERT, RESULT_COLOURS, TRUTH, label_colour, length_unit
+from ..pictures.planes import Plane, atlas_coordinates, choose_planes
+from ..topology import Topology, labelmap_topology
 from . import drawing
 from .charts import CURVE, BoxPlot, Curve, box_plot, curve
-from .planes import Plane, atlas_coordinates, choose_planes
-from .sources import find_sources
 
 __all__ = ["write_report"]
 
 FLAGS = ("fail", "review", "ok", "unrated")
+MARGIN = 0.4  # shown around the labels, of their extent
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,10 @@ class Units:
 
 @dataclass(frozen=True)
 class View:
-    """The drawn pictures of one plane: data URIs and SVG paths in millimetres; and where the labels are."""
+    """The drawn pictures of one plane: data URIs and SVG paths in millimetres; and where the labels are.
+
+    What a run does not have, such as a deformed grid without a registration, is empty.
+    """
 
     plane: Plane
     image: str
@@ -85,29 +100,33 @@ class CasePage:
     Attributes:
         name: of the case.
         report: its JSON.
+        results: names of the results that it has; the last one is that of the full method.
         flag: one of `FLAGS`.
         badges: (kind, text): kind is ``"good"`` or ``"bad"``.
-        volumes: label → size of the refined result, in the report's units.
+        volumes: label → size in the result of the full method, in the report's units.
         metrics: result → label → row of ``metrics.csv``.
         dice: result → mean over labels.
-        curve: of the refinement.
+        curve: of the refinement, where there was one.
+        whole: whether every label has the topology that it has in the atlas.
         views: one per plane.
     """
 
     name: str
     report: dict[str, Any]
+    results: list[str]
     flag: str
     badges: list[tuple[str, str]]
     volumes: dict[str, float]
     metrics: dict[str, dict[str, dict[str, Any]]]
     dice: dict[str, float]
-    curve: Curve
+    curve: Curve | None
+    whole: bool
     views: list[View]
 
     @property
-    def whole(self) -> bool:
-        """Whether every label has the topology that it has in the atlas."""
-        return all(kind == "good" for kind, _ in self.badges[:-1])  # the last is about folds
+    def full(self) -> str:
+        """Name of the result of the full method."""
+        return self.results[-1]
 
     @property
     def findings(self) -> list[str]:
@@ -120,7 +139,7 @@ class CasePage:
         """Sorting by it puts the conspicuous cases first."""
         bad = sum(kind == "bad" for kind, _ in self.badges)
         score = self.report.get("quality_score", 0.0)
-        return FLAGS.index(self.flag), -bad, -score, self.dice.get("refine", 0.0), self.name
+        return FLAGS.index(self.flag), -bad, -score, self.dice.get(self.full, 0.0), self.name
 
 
 def write_report(
@@ -144,23 +163,26 @@ def write_report(
             read or written.
     """
     output = Path(output_dir)
-    folders = sorted(file.parent for file in output.glob("*/*.json") if file.stem == file.parent.name)
+    folders = find_case_folders(output)
     if not folders:
         raise InputError(f"{output}: found no results of inference. Run inference first, with this output_dir.")
     names = [folder.name for folder in folders]
     sources = find_sources(Path(dataset_dir), data_list, names) if dataset_dir else {}
     metrics = _metrics(output / "metrics.csv")
-    atlas = _Atlas(output / "atlas")
-    units = Units.of(atlas.dim, (result_file(folder, FILES["refine"]) for folder in folders))
+    files = [result_file(folder, RESULTS["refine"].ending) for folder in folders]
+    dim = image_dimensions(files[0])
+    atlas = _Atlas(output / "atlas", dim) if (output / "atlas").is_dir() else None
+    units = Units.of(dim, files)
     with _one_thread():
         pages = [
-            _page(folder, atlas, units, sources.get(folder.name, {}), metrics.get(folder.name, {}))
+            _page(folder, dim, atlas, units, sources.get(folder.name, {}), metrics.get(folder.name, {}))
             for folder in tqdm(folders, desc="report", unit="case")
         ]
     pages.sort(key=lambda page: page.rank)
     loader = jinja2.PackageLoader("atlas_istn", "report")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["significant"] = _significant
+    shown = [name for name in RESULTS if any(name in page.results for page in pages)]
     html = environment.get_template("report.html.j2").render(
         pages=pages,
         flags={page.name: page.flag for page in pages},
@@ -173,15 +195,17 @@ def write_report(
         failed=_failed(output / "summary.csv"),
         plots=_plots(pages, units),
         counts={flag: sum(page.flag == flag for page in pages) for flag in FLAGS},
-        results=RESULTS,
-        result_colours=RESULT_COLOURS,
-        other_label=drawing.OTHER_LABEL,
+        results={name: RESULTS[name].title for name in shown},
+        colours_of={**RESULT_COLOURS, "truth": TRUTH},
+        registered=any(page.views[0].grid for page in pages),
+        refined="refine" in shown,
+        other_label=ALERT,
         gradients={
             "volume": drawing.gradient(drawing.VOLUME_COLOURS),
             "uncertainty": drawing.gradient(drawing.UNCERTAINTY_COLOURS),
         },
         curve_size=CURVE,
-        colours=atlas.colours,
+        colours=_colours(value for page in pages for value in page.report["labels"].values()),
         atlas=atlas,
         version=__version__,
     )
@@ -204,28 +228,34 @@ def _one_thread() -> Iterator[None]:
 
 
 class _Atlas:
-    """The atlas of a run: its labels, their names, colours and topology, and a picture of it."""
+    """The atlas of a run: the topology of its labels, and a picture of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dim: int) -> None:
         path = folder / "atlas_labelmap.nii.gz"
         if not path.is_file():
             raise InputError(f"{path}: no such file. Expected the atlas that inference writes. Run inference again.")
-        import nibabel as nib
-
-        self.dim = nib.load(path).ndim
-        labelmap = read_oriented(path, self.dim)
+        labelmap = read_oriented(path, dim)
         values = sorted({int(value) for value in labelmap.unique()} - {0})
-        self.colours = {value: LABEL_COLOURS[i % len(LABEL_COLOURS)] for i, value in enumerate(values)}
-        self.topology = labelmap_topology(np.asarray(labelmap[0]).astype(int), values)
-        image = read_oriented(folder / "atlas_image.nii.gz", self.dim)
+        self.topology = labelmap_topology(_values(labelmap), values)
+        image = read_oriented(folder / "atlas_image.nii.gz", dim)
         self.views = [
-            View(plane, drawing.grey(plane.cut(image[0].numpy())), drawing.tinted(_cut(plane, labelmap), self.colours))
-            for plane in choose_planes(labelmap)
+            View(
+                plane,
+                drawing.grey(plane.cut(image[0].numpy())),
+                drawing.tinted(plane.cut(_values(labelmap)), _colours(values)),
+            )
+            for plane in choose_planes(_values(labelmap), labelmap.pixdim.tolist(), MARGIN)
         ]
 
 
-def _cut(plane: Plane, volume: MetaTensor) -> np.ndarray:
-    return plane.cut(np.asarray(volume[0]).astype(int))
+def _colours(values: Iterable[int]) -> dict[int, str]:
+    """Label value → its colour."""
+    return {value: label_colour(number) for number, value in enumerate(sorted(set(values)))}
+
+
+def _values(labelmap: MetaTensor) -> npt.NDArray[np.int64]:
+    """Whole numbers ``[*shape]`` of a labelmap ``[1, *shape]``."""
+    return np.asarray(labelmap[0]).astype(int)
 
 
 def _metrics(path: Path) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
@@ -246,46 +276,51 @@ def _failed(path: Path) -> list[str]:
 
 def _page(
     folder: Path,
-    atlas: _Atlas,
+    dim: int,
+    atlas: _Atlas | None,
     units: Units,
     source: Mapping[str, str],
     metrics: dict[str, dict[str, dict[str, Any]]],
 ) -> CasePage:
     report = read_case_report(folder)
-    files = {name: result_file(folder, ending) for name, ending in FILES.items()}
-    maps = {name: read_oriented(file, atlas.dim) for name, file in files.items()}
-    if "label" in source:
-        maps["truth"] = read_oriented(source["label"], atlas.dim)
-    image = read_oriented(source["image"], atlas.dim) if source else None
-    refined = maps["refine"]
-    size = float(refined.pixdim[: atlas.dim].prod()) * units.scale
-    volumes = {name: float((refined == value).sum()) * size for name, value in report["labels"].items()}
+    maps = {name: read_oriented(file, dim) for name, file in find_results(folder, report).items()}
+    results = list(maps)
+    segmentation = maps[results[-1]]
+    size = float(segmentation.pixdim[:dim].prod()) * units.scale
     scores = {result: [row["dice"] for row in rows.values()] for result, rows in metrics.items()}
+    topology = _topology_badges(report, atlas.topology if atlas else {})
     return CasePage(
         folder.name,
         report,
+        results,
         report.get("quality", "unrated"),
-        _badges(report, atlas),
-        volumes,
+        topology + _fold_badges(report),
+        {name: float((segmentation == value).sum()) * size for name, value in report["labels"].items()},
         metrics,
         {result: float(np.nanmean(dice)) for result, dice in scores.items() if not np.isnan(dice).all()},
-        curve(report["loss_curve"]),
-        _views(folder, maps, image, _uncertainty(folder, refined), atlas),
+        curve(report["loss_curve"]) if report["loss_curve"] else None,
+        all(kind == "good" for kind, _ in topology),
+        _views(folder, maps, source, _colours(report["labels"].values())),
     )
 
 
-def _badges(report: Mapping[str, Any], atlas: _Atlas) -> list[tuple[str, str]]:
+def _topology_badges(report: Mapping[str, Any], wanted: Mapping[int, Topology]) -> list[tuple[str, str]]:
     badges = []
     for name, value in report["labels"].items():
-        found, expected = report["topology"][name], atlas.topology.get(value)
+        found, expected = report["topology"][name], wanted.get(value)
         text = f"{name}: {_shape(found)}"
         if expected is None or found == expected._asdict():
             badges.append(("good", text))
         else:
             badges.append(("bad", f"{text}; atlas: {_shape(expected._asdict())}"))
-    folded = report["folded_fraction"]
-    badges.append(("bad", f"{folded:.2%} folded") if folded > 0 else ("good", "no folds"))
     return badges
+
+
+def _fold_badges(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if "folded_fraction" not in report:
+        return []
+    folded = report["folded_fraction"]
+    return [("bad", f"{folded:.2%} folded") if folded > 0 else ("good", "no folds")]
 
 
 def _shape(topology: Mapping[str, int]) -> str:
@@ -298,41 +333,44 @@ def _shape(topology: Mapping[str, int]) -> str:
     return ", ".join(words).replace("1 cavitie", "1 cavity")
 
 
-def _uncertainty(folder: Path, refined: MetaTensor) -> MetaTensor | None:
-    """The map of a case where the run wrote one."""
-    path = result_file(folder, "uncertainty")
-    return read_oriented(path, refined.ndim - 1) if path.is_file() else None
-
-
 def _views(
-    folder: Path,
-    maps: Mapping[str, MetaTensor],
-    image: MetaTensor | None,
-    entropy: MetaTensor | None,
-    atlas: _Atlas,
+    folder: Path, maps: Mapping[str, MetaTensor], source: Mapping[str, str], colours: Mapping[int, str]
 ) -> list[View]:
-    transform = read_atlas_to_subject(folder)
-    refined = maps["refine"]
-    if image is not None and image.shape != refined.shape:
+    """Draw the planes of a case: its results, with the image and the truth where the data set has them."""
+    *before, full = maps
+    segmentation = maps[full]
+    dim = segmentation.ndim - 1
+    image = read_oriented(source["image"], dim)[0].numpy() if source else None
+    if image is not None and image.shape != segmentation.shape[1:]:
         raise InputError(f"{folder}: the image has another size than the results. Pass the dataset_dir that was run.")
-    anything = refined.clone()
-    anything[:] = sum((labels > 0).float() for labels in maps.values())
-    affine = refined.affine.numpy()
+    truth = {"truth": _values(read_oriented(source["label"], dim))} if "label" in source else {}
+    labels = {name: _values(labelmap) for name, labelmap in maps.items()} | truth
+    anything = np.any([labelmap > 0 for labelmap in labels.values()], axis=0)
+    path = result_file(folder, "uncertainty")
+    entropy = read_oriented(path, dim)[0].numpy() if path.is_file() else None
+    transform = read_atlas_to_subject(folder) if is_registered(folder) else None
     views = []
-    for plane in choose_planes(anything):
-        cuts = {name: _cut(plane, labels) for name, labels in maps.items()}
-        across, down, determinant = atlas_coordinates(transform, affine, plane)
+    for plane in choose_planes(anything, segmentation.pixdim.tolist(), MARGIN):
+        cuts = {name: plane.cut(labelmap) for name, labelmap in labels.items()}
+        grid, volume = "", ""
+        if transform:
+            across, down, determinant = atlas_coordinates(transform, segmentation.affine.numpy(), plane)
+            grid, volume = drawing.grid((across, down), plane), drawing.local_volume(determinant)
+        changes = ""
+        if before:
+            compared = (RESULT_COLOURS[before[0]], RESULT_COLOURS[full])
+            changes = drawing.difference(cuts[before[0]], cuts[full], compared)
         views.append(
             View(
                 plane,
-                "" if image is None else drawing.grey(plane.cut(image[0].numpy())),
-                drawing.tinted(cuts["refine"], atlas.colours),
+                "" if image is None else drawing.grey(plane.cut(image)),
+                drawing.tinted(cuts[full], colours),
                 {name: drawing.outlines(cut, plane) for name, cut in cuts.items()},
-                drawing.difference(cuts["itn"], cuts["refine"]),
-                drawing.grid((across, down), plane),
-                drawing.local_volume(determinant),
-                "" if entropy is None else drawing.uncertainty(plane.cut(entropy[0].numpy())),
-                plane.focus(_cut(plane, anything)),
+                changes,
+                grid,
+                volume,
+                "" if entropy is None else drawing.uncertainty(plane.cut(entropy)),
+                plane.focus(plane.cut(anything)),
             )
         )
     return views
@@ -357,8 +395,8 @@ def _plots(pages: Sequence[CasePage], units: Units) -> list[BoxPlot]:
 
     def score(metric: str) -> dict[str, dict[str, float]]:
         return {
-            title: {page.name: _mean(row[metric] for row in page.metrics.get(result, {}).values()) for page in pages}
-            for result, title in RESULTS.items()
+            kind.title: {page.name: _mean(row[metric] for row in page.metrics.get(name, {}).values()) for page in pages}
+            for name, kind in RESULTS.items()
         }
 
     labels = dict.fromkeys(name for page in pages for name in page.volumes)
@@ -366,7 +404,10 @@ def _plots(pages: Sequence[CasePage], units: Units) -> list[BoxPlot]:
     plots = [
         box_plot("Dice", score("dice")),
         box_plot(f"95 % Hausdorff distance [{units.length}]", score("hd95")),
-        box_plot("Objective", {"1-pass": collect("loss_before"), "refined": collect("loss_after")}),
+        box_plot(
+            "Objective",
+            {RESULTS["one_pass"].title: collect("loss_before"), RESULTS["refine"].title: collect("loss_after")},
+        ),
         box_plot("Quality score", {"": collect("quality_score")}),
         box_plot("Smallest Jacobian", {"": collect("min_jacobian")}),
         box_plot(f"{units.measure.capitalize()} [{units.size}]", volumes),

@@ -19,7 +19,9 @@ from matplotlib.transforms import ScaledTranslation
 from torch import Tensor
 
 from ..io.files import write_whole
-from ..pictures.conventions import LABEL_LINES
+from ..pictures.palette import line_colour
+from ..pictures.panels import mark_sides
+from ..pictures.planes import choose_planes
 from ..spatial import warp
 from .modes import ShapeModes
 
@@ -28,8 +30,6 @@ __all__ = ["Panel", "draw_curves", "draw_groups", "draw_modes"]
 SHOWN = (-2.0, -1.0, 0.0, 1.0, 2.0)  # standard deviations
 CELL = 1.9  # width of a small picture in inches
 LEGEND: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
-SLICES = (("sagittal", "A", "S"), ("coronal", "R", "S"), ("axial", "R", "A"))
-"""Name of the plane across an axis of the atlas, and what lies at its left and at its top: as radiologists look."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def draw_modes(result: ShapeModes, probabilities: Tensor, names: Sequence[str], 
         path: picture.
     """
     mean = _warped(probabilities, result, 0, 0.0)
-    cut = _Plane(1 - mean[0], result.mean.spacing)
+    cut = _Section(1 - mean[0], result.mean.spacing)
     middle = cut.take(mean)
     count = len(result.deviations)
     shapes = [[cut.take(_warped(probabilities, result, mode, amount)) for amount in SHOWN] for mode in range(count)]
@@ -109,7 +109,7 @@ def draw_groups(
         path: picture.
     """
     atlas = probabilities.numpy()
-    cut = _Plane(1 - atlas[0], spacing)
+    cut = _Section(1 - atlas[0], spacing)
     cut.frame([cut.take(atlas)])
     width = 5.3 / max(cut.aspect, 1.0)
     figure = Figure(figsize=(max(width, 3.0) + 1.2, width * cut.aspect + 1.1), layout="constrained")
@@ -129,7 +129,7 @@ def draw_groups(
     cut.prepare(axes)
     cut.mark_sides(axes)
     cut.mark_scale(axes, unit)
-    measure = "local volume" if cut.dim == 3 else "local area"
+    measure = "local volume" if cut.plane.name else "local area"
     axes.set_title(f"{measure}, {groups[1]} against {groups[0]}", fontsize=10)
     bar = figure.colorbar(picture, ax=axes, shrink=0.9)
     bar.set_label(f"difference in log {measure}, {groups[1]} − {groups[0]}", fontsize=9)
@@ -160,51 +160,42 @@ def draw_curves(panels: Sequence[Panel], frames: Sequence[str], path: str | Path
     write_whole(path, lambda part: figure.savefig(part, dpi=110))
 
 
-class _Plane:
-    """The plane of a volume that is shown: all of a 2D image; else through the middle, across the shortest extent."""
+class _Section:
+    """The part of a plane that is shown: all of a 2D image; else through the middle, where the anatomy is widest."""
 
     def __init__(self, foreground: npt.NDArray[np.floating], spacing: Sequence[float]) -> None:
-        self.dim = foreground.ndim
-        inside = np.argwhere(foreground > 0.5)
-        if not len(inside):
-            inside = np.argwhere(np.ones(foreground.shape))
-        low, high = inside.min(axis=0), inside.max(axis=0)
-        extent = (high - low) * np.asarray(spacing)
-        self.axis = 2 if self.dim == 2 else int(np.argmin(extent))
-        self.index = 0 if self.dim == 2 else int((low[self.axis] + high[self.axis]) // 2)
-        self.size = [n for axis, n in enumerate(spacing) if axis != self.axis]
+        inside = foreground > 0.5
+        widths = [np.prod(plane.size) for plane in choose_planes(inside, spacing, margin=0.0, middle=True)]
+        self.plane = choose_planes(inside, spacing, middle=True)[int(np.argmax(widths))]
         self.caption = ""
-        if self.dim == 3:
-            count = foreground.shape[self.axis]
-            self.caption = f"{SLICES[self.axis][0]} slice {self.index + 1} of {count} of the atlas"
+        if self.plane.name:
+            (count,) = (foreground.shape[i] for i in range(3) if i not in (self.plane.across, self.plane.down))
+            self.caption = f"{self.plane.name} slice {self.plane.index + 1} of {count} of the atlas"
         self.low, self.high = np.zeros(2), np.zeros(2)
 
     def take(self, volume: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-        """``[..., rows, columns]`` of ``[..., *shape]``: the first of the two axes runs to the right."""
-        axis = volume.ndim - self.dim + self.axis
-        return (volume if self.dim == 2 else np.take(volume, self.index, axis=axis)).swapaxes(-1, -2)
+        """``[..., rows, columns]`` of ``[..., *shape]``."""
+        return self.plane.cut(volume)
 
     def frame(self, shapes: Sequence[npt.NDArray[np.floating]]) -> None:
         """Show all that is foreground in one of these planes ``[Nc, rows, columns]``, with a margin."""
         foreground = np.any([shape[0] < 0.5 for shape in shapes], axis=0)
         inside = np.argwhere(foreground if foreground.any() else np.ones_like(foreground))[:, ::-1]
         self.low, self.high = inside.min(axis=0) - 0.5, inside.max(axis=0) + 0.5
-        margin = 0.08 * ((self.high - self.low) * self.size).max()
-        self.low, self.high = self.low - margin / self.size, self.high + margin / self.size
+        margin = 0.08 * ((self.high - self.low) * self.plane.spacing).max()
+        around = margin / np.asarray(self.plane.spacing)
+        self.low, self.high = self.low - around, self.high + around
 
     @property
     def aspect(self) -> float:
         """Height by width of what is shown."""
-        width, height = (self.high - self.low) * self.size
+        width, height = (self.high - self.low) * self.plane.spacing
         return float(height / width)
 
     def prepare(self, axes: Axes) -> None:
         """Set the limits; no ticks."""
-        axes.set_aspect(self.size[1] / self.size[0])
-        # Atlas axes point right, anterior, superior; the rows of a 2D image run downwards in files, as do its worlds.
+        axes.set_aspect(self.plane.aspect)
         (left, top), (right, bottom) = self.low, self.high
-        if self.dim == 3:
-            left, right, top, bottom = right, left, bottom, top
         axes.set_xlim(left, right)
         axes.set_ylim(bottom, top)
         axes.set_xticks([])
@@ -212,15 +203,12 @@ class _Plane:
         axes.spines[:].set_color("lightgrey")
 
     def mark_sides(self, axes: Axes) -> None:
-        """Letters for what lies at the left and at the top; a 2D image has no sides that are known."""
-        if self.dim == 3:
-            _, left, top = SLICES[self.axis]
-            axes.text(0.02, 0.5, left, transform=axes.transAxes, va="center", fontsize=8)
-            axes.text(0.5, 0.98, top, transform=axes.transAxes, va="top", ha="center", fontsize=8)
+        """Letters of the patient's sides at the edges."""
+        mark_sides(axes, self.plane, upon_white=True)
 
     def mark_scale(self, axes: Axes, unit: str) -> None:
         """A bar of a round length, below the lower left corner."""
-        width = (self.high[0] - self.low[0]) * self.size[0]
+        width = (self.high[0] - self.low[0]) * self.plane.spacing[0]
         power = 10.0 ** np.floor(np.log10(0.3 * width))
         length = max(step * power for step in (1, 2, 5) if step * power <= 0.3 * width)
         below = axes.transAxes + ScaledTranslation(0, -0.1, axes.figure.dpi_scale_trans)  # inches
@@ -242,4 +230,4 @@ def _outline(axes: Axes, plane: npt.NDArray[np.floating], label: int, **style: A
 
 
 def _colour(label: int) -> str:
-    return LABEL_LINES[(label - 1) % len(LABEL_LINES)]
+    return line_colour(label - 1)

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..io.loading import read_volume
 from ..io.registration import Registration, read_registration
 from ..io.results import result_file
-from ..pictures.conventions import length_unit
+from ..pictures.palette import length_unit
 
 __all__ = ["ATLAS", "Run", "check_count", "counted"]
 

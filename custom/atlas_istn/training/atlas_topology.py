@@ -18,23 +18,18 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from ..errors import InputError
 from ..io.files import write_whole
 from ..io.outputs import write_json
 from ..networks import AtlasISTN
-from ..pictures.conventions import LABEL_COLOURS
+from ..pictures.atlas_repair import draw_repair
 from ..topology.repair import pull_argmax, repair_labelmap
 from ..topology.signature import Signature
 
-__all__ = ["AtlasCheck", "AtlasTopology", "check_atlas", "check_model", "draw_repair"]
+__all__ = ["AtlasCheck", "AtlasTopology", "check_atlas", "check_model"]
 
 logger = logging.getLogger(__name__)
-
-CHANGED = "#ff4fd8"  # colour of what the repair changed
 
 
 @dataclass(frozen=True)
@@ -99,47 +94,6 @@ def check_atlas(labels: np.ndarray, target: Signature) -> AtlasCheck:
     repaired = repair_labelmap(labels, target)
     after = Signature.of(repaired, len(labels))
     return AtlasCheck(labels, pull_argmax(labels, repaired), target, before, after, defects, target.defects(repaired))
-
-
-def draw_repair(check: AtlasCheck, path: str | Path, names: Mapping[int, str] | None = None) -> None:
-    """Draw the atlas's labelmap before and after its repair, in 3D the axial slice with most changes, and what changed.
-
-    Args:
-        check: the atlas.
-        path: picture.
-        names: class index → name.
-    """
-    before, after, changed = check.labels.argmax(axis=0), check.repaired.argmax(axis=0), check.changed
-    title = f"{int(changed.sum())} pixels changed"
-    volume = changed.ndim == 3
-    if volume:
-        index = int(changed.sum(axis=(0, 1)).argmax())
-        before, after, changed = before[..., index], after[..., index], changed[..., index]
-        title = f"axial slice {index + 1} of {check.changed.shape[-1]}, with {int(changed.sum())} of the "
-        title += f"{int(check.changed.sum())} voxels changed; R: right, A: anterior"
-    inside = np.argwhere((before > 0) | (after > 0) | changed)
-    box = tuple(slice(max(0, a - 4), b + 5) for a, b in zip(inside.min(axis=0), inside.max(axis=0), strict=True))
-    before, after, changed = before[box], after[box], changed[box]
-    count = len(check.labels)
-    colours = ["black", *(LABEL_COLOURS[i % len(LABEL_COLOURS)] for i in range(count - 1)), CHANGED]
-    pictures = {"before": before, "after": after, "changed": np.where(changed, count, after)}
-    figure = Figure(figsize=(9, 3.9), layout="constrained")
-    for axes, (name, picture) in zip(figure.subplots(1, 3), pictures.items(), strict=True):
-        style = {"cmap": ListedColormap(colours), "vmin": 0, "vmax": count, "interpolation": "nearest"}
-        axes.imshow(picture.T, origin="lower" if volume else "upper", **style)
-        axes.set_title(name, fontsize=10)
-        axes.set_axis_off()
-        if volume:
-            axes.invert_xaxis()  # the right side on the left, as radiologists look
-            axes.text(0.02, 0.5, "R", color="white", transform=axes.transAxes, va="center")
-            axes.text(0.5, 0.98, "A", color="white", transform=axes.transAxes, va="top")
-    labels = [(names or {}).get(label, f"label {label}") for label in range(1, count)]
-    patches = [
-        Patch(color=colour, label=label) for colour, label in zip(colours[1:], [*labels, "changed"], strict=True)
-    ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), fontsize=9, frameon=False)
-    figure.suptitle(title, fontsize=10)
-    write_whole(path, lambda part: figure.savefig(part, dpi=100))
 
 
 class AtlasTopology:
@@ -207,7 +161,8 @@ class AtlasTopology:
         write_json(report, self.path.with_name("atlas_topology.json"))
         _log(report)
         if check.changed.any():
-            draw_repair(check, self.path.with_name("atlas_topology.png"), self.label_names)
+            picture = self.path.with_name("atlas_topology.png")
+            draw_repair(check.labels, check.repaired, self.network.spacing, picture, self.label_names)
             _write_repaired(state, check, self.path)
 
     @cached_property
@@ -285,7 +240,8 @@ def check_model(model: str | Path, target: Mapping[Any, Any] | None = None, outp
     if output and not missed:
         _write_repaired(state, check, output)
         if check.changed.any():
-            draw_repair(check, Path(output).with_suffix(".png"))
+            pixels = [1.0] * (labels.ndim - 2)  # a model file does not tell their size
+            draw_repair(check.labels, check.repaired, pixels, Path(output).with_suffix(".png"))
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
     sys.stdout.flush()
     if output:

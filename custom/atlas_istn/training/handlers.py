@@ -11,6 +11,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver, global_step_from_engine
@@ -22,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ..errors import InputError
 from ..io.files import write_whole
 from ..networks import AtlasISTN
+from ..pictures.atlas_evolution import atlas_frame
 from .losses import AtlasISTNLoss
 
 __all__ = ["BestModel", "EarlyStop", "EpochSchedule", "TensorBoardLog", "TrainingCheckpoint"]
@@ -247,22 +249,12 @@ class TensorBoardLog:
         self.writer.add_scalar("schedule/omega", self.loss.omega, epoch)
         self.writer.add_scalar("schedule/learning_rate", engine.optimizer.param_groups[0]["lr"], epoch)
         logger.info("epoch %d: %s", epoch, ", ".join(f"{name} {mean:.5f}" for name, mean in means.items()))
-        pictures = _atlas_pictures(self.loss.network) if self.loss.network.stn is not None else {}
-        for name, picture in pictures.items():
-            self.writer.add_image(f"atlas/{name}", picture, epoch)
+        network = self.loss.network
+        if network.stn is not None:
+            frame = atlas_frame(network.atlas_image[0, 0], network.atlas_labels[0], network.spacing)
+            self.writer.add_image("atlas", np.asarray(frame), epoch, dataformats="HWC")
 
     def _write_metrics(self, validator: Engine, trainer: Engine) -> None:
         for name, value in validator.state.metrics.items():
             self.writer.add_scalar(f"validation/{name}", value, trainer.state.epoch)
         logger.info("validation: %s", ", ".join(f"{n} {v:.4f}" for n, v in validator.state.metrics.items()))
-
-
-def _atlas_pictures(network: AtlasISTN) -> dict[str, Tensor]:
-    """Middle slices of the atlas as ``[1, H, W]`` pictures in [0, 1]."""
-    pictures = {"image": network.atlas_image[0, 0], "foreground": network.atlas_labels[0, 1:].sum(dim=0)}
-    for name, volume in pictures.items():
-        while volume.ndim > 2:
-            volume = volume[..., volume.shape[-1] // 2]
-        low, high = volume.min(), volume.max()
-        pictures[name] = ((volume - low) / (high - low).clamp_min(1e-6)).T.unsqueeze(0)
-    return pictures

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ..errors import InputError
-from ..io.results import find_labelled_cases
+from .results import find_labelled_cases
 
 __all__ = ["find_sources"]
 
