@@ -13,13 +13,16 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from matplotlib.colors import to_rgb
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from pydicom.uid import generate_uid
+from skimage.color import rgb2lab
 
 from atlas_istn import __version__
 from atlas_istn.errors import InputError
 from atlas_istn.io.dicom_seg import SegmentSpec, segment_specs, write_dicom_seg
 from atlas_istn.io.loading import read_volume
+from atlas_istn.pictures.palette import label_colour
 from support import DATA, violations
 
 pytest.importorskip("highdicom")
@@ -115,6 +118,21 @@ def test_segments_say_what_they_are_and_what_made_them(tmp_path: Path, series: P
         assert algorithm.AlgorithmFamilyCodeSequence[0].CodeMeaning == "Artificial Intelligence"
     assert second.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Anatomical Structure"
     assert "SegmentedPropertyTypeModifierCodeSequence" not in second.SegmentedPropertyTypeCodeSequence[0]
+
+
+def test_viewers_show_the_colours_that_pictures_have(tmp_path: Path, series: Path) -> None:
+    affine, shape = grid_of(series)
+    specs = segment_specs(NAMES, CODES, label_colour)
+    write_dicom_seg(labels_on(shape), affine, series, tmp_path / "seg.dcm", specs)
+    segments = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence
+    for number, segment in enumerate(segments):
+        lab = np.array(segment.RecommendedDisplayCIELabValue) / 65535 * [100, 255, 255] - [
+            0,
+            128,
+            128,
+        ]  # PS3.3 C.10.7.1.1
+        expected = rgb2lab(np.array(to_rgb(label_colour(number)))[None])[0]
+        np.testing.assert_allclose(lab, expected, atol=6)  # highdicom has another white point
 
 
 def test_specifications_follow_the_classes() -> None:

@@ -9,7 +9,7 @@ demands; file names and messages hold none of it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from nibabel.orientations import apply_orientation, inv_ornt_aff
+from PIL import ImageColor
 from pydicom.sr.coding import Code
 
 from .. import __version__
@@ -45,16 +46,20 @@ class SegmentSpec:
         category: what kind of thing it is, of context group 7150.
         type: what it is, such as the organ.
         modifier: which part or side of it.
+        colour: in which viewers show it, such as ``#3fa7ff``; none for whatever they choose.
     """
 
     label: str
     category: Code = _STRUCTURE
     type: Code = _STRUCTURE
     modifier: Code | None = None
+    colour: str | None = None
 
 
 def segment_specs(
-    label_names: Mapping[int, str], segment_codes: Mapping[str, Mapping[str, Sequence[str]]]
+    label_names: Mapping[int, str],
+    segment_codes: Mapping[str, Mapping[str, Sequence[str]]],
+    colour_of: Callable[[int], str] | None = None,
 ) -> list[SegmentSpec]:
     """Describe every label but the background.
 
@@ -63,6 +68,7 @@ def segment_specs(
         segment_codes: name → ``{"category": CODE, "type": CODE, "modifier": CODE}``, each optional, where CODE is
             ``[value, scheme, meaning]``, e.g. ``["5366008", "SCT", "Hippocampus"]``. A label without an entry becomes
             an "Anatomical Structure" that only its name tells from others.
+        colour_of: number of a label, from 0 without the background, → its colour.
 
     Returns:
         One item for each class from 1, in their order.
@@ -72,8 +78,12 @@ def segment_specs(
     """
     names = dict(sorted((int(index), name) for index, name in label_names.items() if int(index) > 0))
     return [
-        SegmentSpec(name, **{key: _code(name, key, parts) for key, parts in segment_codes.get(name, {}).items()})
-        for name in names.values()
+        SegmentSpec(
+            name,
+            colour=colour_of(number) if colour_of else None,
+            **{key: _code(name, key, parts) for key, parts in segment_codes.get(name, {}).items()},
+        )
+        for number, name in enumerate(names.values())
     ]
 
 
@@ -158,9 +168,7 @@ def _segmentation(
     frames: npt.NDArray[np.unsignedinteger[Any]], headers: Sequence[pydicom.Dataset], segments: Sequence[SegmentSpec]
 ) -> pydicom.Dataset:
     import highdicom as hd  # loading it takes a second that runs without DICOM need not spend
-    from matplotlib import color_sequences
 
-    colours = color_sequences["tab10"]
     algorithm = hd.AlgorithmIdentificationSequence(
         name="Atlas-ISTN", version=__version__, family=_ARTIFICIAL_INTELLIGENCE, source="atlas_istn"
     )
@@ -173,7 +181,7 @@ def _segmentation(
             segmented_property_type=segment.type,
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
-            display_color=hd.color.CIELabColor.from_rgb(*(round(255 * c) for c in colours[(number - 1) % 10])),
+            display_color=hd.color.CIELabColor.from_rgb(*ImageColor.getrgb(segment.colour)) if segment.colour else None,
         )
         if segment.modifier:
             kind = description.SegmentedPropertyTypeCodeSequence[0]

@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 
 from ..errors import InputError
 from ..io.dicom_seg import segment_specs, write_dicom_seg
+from ..pictures.palette import label_colour
 from .cases import message_of
 from .results import class_indices, native_affine
 
@@ -44,7 +45,7 @@ class DicomSegWriter:
             raise InputError(f"output_format {output_format}: unknown. Expected nifti or dicom_seg. Choose one.")
         self.output_dir = Path(output_dir)
         self.enabled = output_format == "dicom_seg"
-        self.segments = segment_specs(label_names, segment_codes)
+        self.segments = segment_specs(label_names, segment_codes, label_colour)
 
     def attach(self, engine: Engine) -> None:
         """Register with an `AtlasEvaluator`."""
