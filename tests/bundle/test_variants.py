@@ -23,6 +23,8 @@ from PIL import Image
 from atlas_istn.errors import input_error_behind
 from atlas_istn.inferers.refine import RefinementInferer
 from atlas_istn.networks import AtlasISTN, SpatialTransformerNetwork, UNet
+from atlas_istn.pictures.figure import draw_results
+from atlas_istn.report import write_report
 from atlas_istn.training.losses import AtlasISTNLoss
 from support import ROOT
 
@@ -178,6 +180,12 @@ def test_every_variant_is_evaluated_by_the_results_that_it_has(bench: Bench, var
     assert report["seconds"] > 0
     assert ("min_jacobian" in report) == (variant != "unet")
     assert ("loss_after" in report) == ("refine" in RESULTS[variant])
+
+    write_report(case.parent, bench.data(dim))
+    draw_results(bench.data(dim), case.parent)
+    html = (case.parent / "report.html").read_text(encoding="utf-8")
+    assert [name for name in ALL if f'class="c-{name}"' in html] == RESULTS[variant]
+    assert (case.parent / "figure.png").is_file()
 
 
 @pytest.mark.parametrize("variant", TRAINED)
