@@ -151,7 +151,7 @@ def _draw_case(
     row[0].set_title(folder.name, fontsize=8)
     if truth is not None:
         for axes in row[: 1 + len(maps)]:
-            draw_outlines(axes, plane.cut(truth), dict.fromkeys(colours, TRUTH), **DASHED)
+            draw_outlines(axes, plane.cut(truth), dict.fromkeys(np.unique(truth[truth > 0]), TRUTH), **DASHED)
 
 
 def _draw_grid(axes: Axes, plane: Plane, image: MetaTensor, folder: Path) -> None:
