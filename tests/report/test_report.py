@@ -40,7 +40,8 @@ from atlas_istn.report.drawing import (
     local_volume,
     outlines,
 )
-from atlas_istn.report.write import MARGIN, Units
+from atlas_istn.report.units import Units
+from atlas_istn.report.write import MARGIN
 from atlas_istn.spatial import Transform, affine_matrix
 from atlas_istn.topology import labelmap_topology
 

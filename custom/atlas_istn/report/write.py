@@ -37,42 +37,17 @@ from ..io.results import (
     result_file,
 )
 from ..io.sources import find_sources
-from ..pictures.palette import ALERT, RESULT_COLOURS, TRUTH, label_colour, length_unit
+from ..pictures.palette import ALERT, RESULT_COLOURS, TRUTH, label_colour
 from ..pictures.planes import Plane, atlas_coordinates, choose_planes
 from ..topology import Topology, labelmap_topology
 from . import drawing
 from .charts import CURVE, BoxPlot, Curve, box_plot, curve
+from .units import Units
 
 __all__ = ["write_report"]
 
 FLAGS = ("fail", "review", "ok", "unrated")
 MARGIN = 0.4  # shown around the labels, of their extent
-
-
-@dataclass(frozen=True)
-class Units:
-    """How sizes are called and counted.
-
-    Attributes:
-        measure: of labels, ``"volume"`` or ``"area"``.
-        size: its unit.
-        length: unit of distances.
-        scale: sizes of these units per product of the voxel's sides.
-        decimals: of a size in the table.
-    """
-
-    measure: str
-    size: str
-    length: str
-    scale: float
-    decimals: int
-
-    @classmethod
-    def of(cls, dim: int, files: Iterable[Path]) -> Units:
-        """Those of a run with these labelmaps."""
-        if all(length_unit(file) == "pixels" for file in files):
-            return cls("area", "pixels", "pixels", 1.0, 0)
-        return cls("volume", "ml", "mm", 1e-3, 2) if dim == 3 else cls("area", "cm²", "mm", 1e-2, 2)
 
 
 @dataclass(frozen=True)
