@@ -54,16 +54,26 @@ def test_few_wild_voxels_change_nothing_else(tmp_path: Path, wild: float, count:
 
 
 @pytest.mark.parametrize("value", [-1024, -32768, 4095, 65535])
-@pytest.mark.parametrize("where", [np.s_[:1], np.s_[..., -5:], np.s_[:, :2]], ids=["plane", "slab", "side"])
-def test_padding_at_the_border_counts_for_nothing(tmp_path: Path, value: float, where: tuple) -> None:
-    voxels, inside = SCAN.copy(), np.ones(SCAN.shape, bool)
-    voxels[where], inside[where] = value, False
+@pytest.mark.parametrize("where", ["plane", "slab", "wedge", "circle"])
+def test_padding_at_the_border_counts_for_nothing(tmp_path: Path, value: float, where: str) -> None:
+    x, y, z = np.indices(SCAN.shape)
+    inside = {"plane": x > 0, "slab": z < 13, "wedge": x + y > 14, "circle": np.hypot(x - 9.5, y - 11.5) < 11}[where]
+    voxels = np.where(inside, SCAN, value)
     image = scaled(tmp_path, voxels)
     low, high = np.percentile(SCAN[inside], (1, 99))
     np.testing.assert_allclose(image.numpy()[0][inside], (SCAN[inside] - low) / (high - low), atol=0.005)
     np.testing.assert_allclose(image.numpy()[0][~inside], 0, atol=0.005)
     assert image.meta["padding"] == pytest.approx((~inside).mean())
     assert f"{(~inside).mean():.1%} of the voxels are padding" in image.meta["warnings"]
+
+
+def test_padding_of_two_values(tmp_path: Path) -> None:
+    voxels = SCAN.copy()
+    voxels[:2], voxels[-3:] = -1024, 3071
+    image = scaled(tmp_path, voxels)
+    assert image.meta["padding"] == pytest.approx(5 / 20)
+    np.testing.assert_allclose(image[0, :2], 0, atol=0.005)
+    np.testing.assert_allclose(image[0, -3:], 0, atol=0.005)
 
 
 def test_what_is_no_padding() -> None:
@@ -73,7 +83,7 @@ def test_what_is_no_padding() -> None:
         assert not border_padding(voxels).any()
     voxels = SCAN.copy()
     voxels[5, 5:9] = -1024  # not at the border
-    voxels[0, 1:] = -1024  # no whole plane
+    voxels[0, 14:] = -1024  # less than half of a plane
     assert not border_padding(voxels).any()
     assert not border_padding(np.full((4, 4, 4), -1024.0)).any()  # refused elsewhere
 

@@ -9,6 +9,7 @@ ANTs, so that the transforms which are written for them fit the scan as they see
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 Affine = npt.NDArray[np.float64]
+
+logging.getLogger("nibabel.global").setLevel(logging.ERROR)  # what it warns of is told here, with the name of the file
 
 GEOMETRY_FIELDS = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),

@@ -67,27 +67,32 @@ def check_contrast(image: MetaTensor) -> None:
 
 
 def border_padding(voxels: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
-    """Find padding that no header declares: one exact value, but 0, that fills a whole plane at the border.
+    """Find padding that no header declares: one exact value, but 0, that fills half or more of a plane at the border.
 
-    It has to lie apart from all others, by half of the range between their percentiles 1 and 99. Zero is the background
-    of images that only show the brain, and stays.
+    It has to lie apart from all that is no such value, by half of the range between their percentiles 1 and 99. Zero is
+    the background of images that only show the brain, and stays.
 
     Args:
         voxels: ``[*shape]``.
 
     Returns:
-        Mask of the voxels that have the value, wherever they lie.
+        Mask of the voxels that have such a value, wherever they lie.
     """
-    planes = [voxels.take(end, axis) for axis in range(voxels.ndim) for end in (0, -1)]
-    found = np.zeros(voxels.shape, dtype=bool)
-    for value in {float(plane.flat[0]) for plane in planes if (plane == plane.flat[0]).all()} - {0.0}:
-        mask = voxels == value
-        if mask.all():
-            continue
-        low, high = np.quantile(voxels[~mask], _RANGE)
-        if max(low - value, value - high) > _APART * (high - low):
-            found |= mask
-    return found
+    planes = [np.take(voxels, [end], axis) for axis in range(voxels.ndim) for end in (0, -1)]
+    candidates = {value for plane in planes if (value := _filling(plane)) is not None}
+    rest = voxels[~np.isin(voxels, list(candidates))] if candidates else voxels
+    if not candidates or not rest.size:
+        return np.zeros(voxels.shape, dtype=bool)
+    low, high = np.quantile(rest, _RANGE)
+    apart = [value for value in candidates if max(low - value, value - high) > _APART * (high - low)]
+    return np.isin(voxels, apart)
+
+
+def _filling(plane: npt.NDArray[np.floating]) -> float | None:
+    """The value, other than 0, that half or more of a plane has."""
+    values, counts = np.unique(plane, return_counts=True)
+    most = counts.argmax()
+    return float(values[most]) if values[most] != 0 and 2 * counts[most] >= plane.size else None
 
 
 def without_padding(

@@ -9,6 +9,7 @@ its own and gets the one that ITK gives it: spacing 1, origin 0, identity direct
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ from .geometry import (
 from .intensities import border_padding, check_contrast, check_finite, check_real, without_padding
 
 __all__ = ["LoadCased", "label_classes", "read_volume"]
+
+logger = logging.getLogger(__name__)
 
 _PNG_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 _WHOLE = 1e-3  # how far off a whole number the value of a label may be
@@ -91,6 +94,8 @@ class LoadCased(MapTransform):
             if key == self.image_key:
                 check_contrast(volume)
                 volume = _without_border(volume)
+                for warning in volume.meta["warnings"].splitlines():
+                    logger.warning("%s: %s", name_of(volume), warning)
             else:
                 volume = label_classes(volume, self.label_values)
             result[key] = volume
@@ -120,7 +125,11 @@ def read_volume(source: str | os.PathLike[str] | torch.Tensor | np.ndarray, spat
         given = convert_to_tensor(source, dtype=torch.float32, track_meta=True)
         name = given.meta.get("source", given.meta.get("filename_or_obj", "image"))
         affine = given.meta.get("original_affine", given.affine)
-        volume = _volume(given if given.ndim > spatial_dims else given[None], given.affine, str(name), affine)
+        known: dict[str, Any] = {
+            "padding": given.meta.get("padding", 0.0),
+            "warnings": given.meta.get("warnings", "").splitlines(),
+        }
+        volume = _volume(given if given.ndim > spatial_dims else given[None], given.affine, str(name), affine, **known)
     else:
         volume = _read_file(Path(source))
     _check_dimensions(volume, spatial_dims)

@@ -99,7 +99,7 @@ class CaseResult:
     @property
     def notes(self) -> list[str]:
         """What `read_volume` found that a reader of the results should know."""
-        return [note for note in self.segmentation.meta.get("warnings", "").split("\n") if note]
+        return list(self.segmentation.meta.get("warnings", "").splitlines())
 
     @cached_property
     def consistency(self) -> Consistency | None:
