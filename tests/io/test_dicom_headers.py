@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -236,7 +237,7 @@ def test_no_value_of_a_patient_is_shown(
                 try:
                     action()
                 except InputError as error:
-                    messages.append(str(error))
+                    messages.append("".join(traceback.format_exception(error)))  # as servers log them
     assert len(messages) >= 2 + 3 * 3
     assert "PatientBirthDate" in caplog.text
     shown = [caplog.text, *messages, *(str(warning.message) for warning in caught), *capfd.readouterr()]

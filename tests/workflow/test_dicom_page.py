@@ -172,3 +172,16 @@ def test_missing_results_are_named(tmp_path: Path, case: Callable[..., tuple[Pat
     with pytest.raises(InputError, match=r"results\.json: expected the JSON that inference writes"):
         write_dicom_capture(results, series, tmp_path / "page.dcm")
     assert not (tmp_path / "page.dcm").exists()
+
+
+def test_the_page_survives_ordinary_headers(tmp_path: Path, case: Callable[..., tuple[Path, Path]]) -> None:
+    series, results = case("odd")
+    for path in series.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.SpecificCharacterSet, dataset.PatientName = ["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"
+        dataset.SeriesNumber, dataset.PatientSex, dataset.StudyID = 2**31 - 1, "U", "much too long for this"
+        dataset.save_as(path)
+    write_dicom_capture(results, series, tmp_path / "page.dcm")
+    page = pydicom.dcmread(tmp_path / "page.dcm")
+    assert page.PatientName == "Yamada^Tarou=山田^太郎"
+    assert (page.SeriesNumber, page.PatientSex, page.StudyID) == (2000, "", "")

@@ -113,7 +113,7 @@ def read_voxels(
             raise InputError(
                 f"{series.folder}: the pixels of a DICOM file cannot be read ({type(error).__name__}; {syntax}). "
                 f"Expected complete files, compressed in none of the rarer ways. Export the series again, uncompressed."
-            ) from error
+            ) from None
     return voxels.transpose(), _LPS_TO_RAS @ series.affine[:, [2, 1, 0, 3]], padding.transpose()
 
 

@@ -2,8 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """DICOM files: which hold images of a volume, and where each image lies.
 
-Messages name folders and positions only, and nothing that the libraries say is shown: file names, tags and complaints
-about tags often carry identifiers of a patient.
+Messages name folders and positions only, and nothing that the libraries say is shown, in tracebacks neither: file
+names, tags and complaints about tags often carry identifiers of a patient.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pydicom
 
 from ..errors import InputError
 
-__all__ = ["IMAGE", "Frame", "functional_group", "read_dataset", "read_frames", "silent", "why_no_image"]
+__all__ = ["IMAGE", "Frame", "functional_group", "read_dataset", "read_frames", "silent", "unquoted", "why_no_image"]
 
 IMAGE = "image of a volume"
 
@@ -67,6 +67,21 @@ def silent() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@contextmanager
+def unquoted(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn whatever goes wrong while a DICOM object is made from the headers of a folder into an `InputError`."""
+    try:
+        with silent():
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{folder}: no DICOM object can be made of these headers ({type(error).__name__}). Expected those of CT, "
+            f"MR and the like. Use the NIfTI result."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -173,12 +188,12 @@ def _frames_of(folder: str | os.PathLike[str], path: Path) -> list[Frame]:
             grey = str(header.get("PhotometricInterpretation") or "MONOCHROME2").startswith("MONOCHROME")
             usable = grey and int(header.get("SamplesPerPixel") or 1) == 1 and (grouped or count == 1)
             frames = [_frame(path, header, number if grouped else None) for number in range(count)] if usable else []
-    except Exception as error:  # pydicom raises many types on damaged files
+    except Exception:  # pydicom raises many types on damaged files
         raise InputError(
             f"{folder}: a DICOM file has a damaged header or no position, orientation, pixel spacing or series "
             f"identifier. Expected the slices of a volume (CT, MR and the like). Export the series again, without "
             f"secondary captures."
-        ) from error
+        ) from None
     if not usable:
         raise InputError(
             f"{folder}: a DICOM file is a colour image, or holds several images without saying where each lies. "

@@ -24,7 +24,7 @@ from pydicom.sr.coding import Code
 from .. import __version__
 from ..errors import InputError
 from .dicom import Series, read_series
-from .dicom_files import silent
+from .dicom_files import unquoted
 from .dicom_headers import series_number, source_headers
 from .files import write_whole
 from .geometry import SAME_GRID, corner_distance
@@ -129,21 +129,10 @@ def write_dicom_seg(
         )
     headers = source_headers(series, "FrameOfReferenceUID")
     # A multi-frame image has an order of its own.
-    stored = frames[np.argsort([frame.number for frame in series.frames], kind="stable")]
-    stored = stored.astype(np.uint8 if len(segments) < 256 else np.uint16)
-    try:
-        with silent():
-            segmentation = _segmentation(
-                stored.astype(np.uint8 if len(segments) < 256 else np.uint16), headers, segments
-            )
-            write_whole(path, segmentation.save_as)
-    except InputError:
-        raise
-    except Exception as error:  # what highdicom and pydicom say of tags may quote them
-        raise InputError(
-            f"{series_dir}: no DICOM SEG can be made of these headers ({type(error).__name__}). Expected those of CT, "
-            f"MR and the like. Use the NIfTI result."
-        ) from error
+    order = np.argsort([frame.number for frame in series.frames], kind="stable")
+    stored = frames[order].astype(np.uint8 if len(segments) < 256 else np.uint16)
+    with unquoted(series_dir):
+        write_whole(path, _segmentation(stored, headers, segments).save_as)
 
 
 def _on_frames(

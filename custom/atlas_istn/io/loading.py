@@ -197,7 +197,7 @@ def _read_file(path: Path) -> MetaTensor:
         raise InputError(
             f"{path}: the image cannot be read ({' '.join(reason.split())[:200]}). Expected a complete NIfTI, PNG, "
             f"NRRD or MHA file, or a folder with one DICOM series. Copy or convert it again."
-        ) from error
+        ) from (None if path.is_dir() else error)
 
 
 def _read_format(path: Path) -> MetaTensor:

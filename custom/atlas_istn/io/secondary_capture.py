@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from .. import __version__
 from .dicom import read_series
-from .dicom_files import silent
+from .dicom_files import unquoted
 from .dicom_headers import series_number, source_headers
 from .files import write_whole
 
@@ -47,7 +47,7 @@ def write_secondary_capture(
         InputError: the series cannot be read (see `read_series`), or the file cannot be written.
     """
     headers = source_headers(read_series(series_dir))
-    with silent():
+    with unquoted(series_dir):
         capture = _capture(picture, headers, description)
         capture.ImageComments = comment
         write_whole(path, lambda part: capture.save_as(part, enforce_file_format=True))
