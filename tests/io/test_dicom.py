@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import locale
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ class TestFiles:
     def test_compressed_as_in_many_archives(self, tmp_path: Path, write_series: Write) -> None:
         """Lossless JPEG is what pydicom alone cannot read."""
         itk = pytest.importorskip("itk")
+        characters = locale.setlocale(locale.LC_CTYPE)
         owner = {"StudyInstanceUID": "1.2.3", "FrameOfReferenceUID": "1.2.4"}
         pixels = write_series(tmp_path / "series", lambda index, tags: tags.update(owner))
         for path in (tmp_path / "series").iterdir():
@@ -73,6 +75,7 @@ class TestFiles:
             image.Update()
             writer = itk.ImageFileWriter.New(image, FileName=str(path), ImageIO=reader, UseCompression=True)
             writer.Update()
+        locale.setlocale(locale.LC_CTYPE, characters)  # the writer has changed it
         assert "JPEG Lossless" in pydicom.dcmread(path).file_meta.TransferSyntaxUID.name
         np.testing.assert_array_equal(read_volume(tmp_path / "series", 3)[0], pixels.T)
 

@@ -130,7 +130,7 @@ def write_dicom_seg(
     headers = source_headers(series, "FrameOfReferenceUID")
     # A multi-frame image has an order of its own.
     order = np.argsort([frame.number for frame in series.frames], kind="stable")
-    stored = frames[order].astype(np.uint8 if len(segments) < 256 else np.uint16)
+    stored: npt.NDArray[np.unsignedinteger[Any]] = frames[order].astype(np.uint8 if len(segments) < 256 else np.uint16)
     with unquoted(series_dir):
         write_whole(path, _segmentation(stored, headers, segments).save_as)
 
