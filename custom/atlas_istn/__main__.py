@@ -41,6 +41,9 @@ COMMANDS = {
 }
 """Name → module, function and summary. Only the module of the command that is run is imported: some take seconds."""
 
+_EXTRAS = {"vtkmodules": "mesh"}
+"""Module that few need → the extra of this package that installs it."""
+
 _HELP = {"--help", "-h"}
 
 fire.decorators.FIRE_METADATA = "_fire"  # Fire keeps this attribute on a command, and lists it in the help if it may
@@ -62,7 +65,17 @@ def main() -> None:
     gc.disable()  # half a second would go into looking for garbage among the modules of torch and MONAI, which stay
     command = getattr(importlib.import_module(f"atlas_istn.{module}"), function)
     gc.enable()
-    result = understand(name, command, sys.argv[2:])()
+    call = understand(name, command, sys.argv[2:])
+    try:
+        result = call()
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        raise InputError(
+            f"{name} needs the package {package}, which is not installed. Install it by: "
+            f"pip install 'atlas-istn[{_EXTRAS[package]}]'."
+        ) from error
     if result is not None:
         sys.stdout.write(f"{result}\n")
 

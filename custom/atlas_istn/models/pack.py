@@ -17,7 +17,7 @@ from .export import load_network
 __all__ = ["pack_bundle"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.py[cod]", ".*")
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.py[cod]", ".*", "experiments", "experiments.md")
 
 
 def pack_bundle(bundle_dir: str = "bundle", output: str = "hippocampus_atlas_istn.zip") -> None:
@@ -25,7 +25,7 @@ def pack_bundle(bundle_dir: str = "bundle", output: str = "hippocampus_atlas_ist
 
     The zip holds one folder, named as the file. In it the package lies beside ``configs``, since MONAI's runner, MONAI
     Label and MONAI Deploy all look for Python modules in the bundle's root. ``requirements.txt`` there lists what has
-    to be installed.
+    to be installed. The records of experiments stay behind.
 
     Args:
         bundle_dir: folder with ``configs`` and ``models/model.pt``.
