@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +136,12 @@ def test_colours_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_png_that_unpacks_to_more_than_is_sane_is_refused(tmp_path: Path) -> None:
-    Image.new("L", (20000, 20000)).save(tmp_path / "bomb.png")  # 400 MB from 400 kB
+    content = io.BytesIO()
+    Image.new("L", (8, 8)).save(content, "PNG")
+    size = struct.pack(">II", 20000, 20000)  # 400 MB
+    header = b"IHDR" + size + content.getvalue()[24:29]
+    checked = header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "bomb.png").write_bytes(content.getvalue()[:12] + checked + content.getvalue()[33:])
     with pytest.raises(InputError, match=r"bomb\.png: the image cannot be read \(DecompressionBombError"):
         read_volume(tmp_path / "bomb.png", 2)
 

@@ -16,7 +16,7 @@ import slicerio
 import torch
 
 from atlas_istn.errors import InputError
-from atlas_istn.io.outputs import write_image
+from atlas_istn.io.outputs import write_image, write_labelmap
 from atlas_istn.io.results import read_atlas_to_subject
 from atlas_istn.shape.mesh import mesh
 from atlas_istn.shape.motion import motion
@@ -332,3 +332,20 @@ def test_mistakes_are_named(run_dir: Path, tmp_path: Path) -> None:
     for call, message in mistakes:
         with pytest.raises(InputError, match=message):
             call()
+
+
+def test_labels_of_32_bits_land_on_the_grid_of_the_target(run_dir: Path, tmp_path: Path, dim: int) -> None:
+    """The header of the target's own results, here with a unit and codes that we would not write, is taken over."""
+    scan = run_dir / "right" / "right_seg.nii.gz"
+    image = nib.load(scan)
+    image.header["sform_code"], image.header["descrip"] = 3, b"not copied"
+    nib.save(image, scan)
+    shape, values = shape_of(dim), [0, 614454277, 614454278]
+    classes = np.zeros(shape, int)
+    classes[8:14, 8:12], classes[14:16, 8:12] = 1, 2
+    write_labelmap(classes, subject_affine(dim), values, tmp_path / "labels.nii.gz")
+    propagate(run_dir, tmp_path / "labels.nii.gz", source="left", target="right", to=tmp_path / "to")
+    moved = nib.load(tmp_path / "to" / "right" / "labels_left_to_right.nii.gz")
+    shift = int(SHIFT["right"] - SHIFT["left"])
+    np.testing.assert_array_equal(moved.dataobj, np.roll(np.array(values)[classes], shift, axis=0))
+    assert (int(moved.header["sform_code"]), bytes(moved.header["descrip"].item())) == (3, b"")

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from atlas_istn.errors import InputError, input_error_behind
 from atlas_istn.inferers.refine import RefinementInferer
+from atlas_istn.io.cases import find_cases
 from atlas_istn.io.loading import LoadCased
 from atlas_istn.models.loading import ModelLoader
 from atlas_istn.networks import AtlasISTN
@@ -71,6 +74,40 @@ def test_failed_cases_are_reported_once_per_run_and_the_others_written(
     assert (tmp_path / "out" / "a" / "a_seg.nii.gz").is_file()
     with pytest.raises(InputError, match=r"^2 of 3 cases failed:\n  b: .*no such file.*\n  c: "):
         FailureReport()(engine)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_the_reader_of_a_run_is_told_what_the_headers_leave_open(
+    tmp_path: Path, network: AtlasISTN, batch_size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the case's report, its row and the log; and which files were not used."""
+    for name in ("a", "b"):
+        image = nib.load(save_image(tmp_path / f"{name}.nii.gz"))
+        image.header["sform_code"] = image.header["qform_code"] = 0 if name == "a" else 1
+        nib.save(nib.Nifti1Image(image.dataobj, None, image.header), tmp_path / f"{name}.nii.gz")
+    (tmp_path / "notes.txt").touch()
+    writer = CaseWriter(str(tmp_path / "out"), network, {0: "background", 1: "ring"}, [0, 1])
+    with caplog.at_level(logging.INFO):
+        evaluator(find_cases(str(tmp_path)), network, [writer], batch_size).run()
+    reports = [json.loads((tmp_path / "out" / name / f"{name}.json").read_text()) for name in ("a", "b")]
+    assert [any("no orientation" in warning for warning in report["warnings"]) for report in reports] == [True, False]
+    with (tmp_path / "out" / "summary.csv").open(newline="") as stream:
+        rows = {row["case"]: row for row in csv.DictReader(stream)}
+    assert "no orientation" in rows["a"]["warnings"]
+    assert rows["notes.txt"]["not_used"] == "no image of a known format"
+    assert "a.nii.gz: the header states no orientation" in caplog.text
+    assert "not used: notes.txt (no image of a known format)" in caplog.text
+    assert nib.load(tmp_path / "out" / "a" / "a_seg.nii.gz").header["sform_code"] == 0
+
+
+def test_no_file_is_named_where_cases_are_numbered(tmp_path: Path, network: AtlasISTN) -> None:
+    (tmp_path / "Secret_Name.nii.gz").write_text("no image")
+    engine = evaluator(find_cases(str(tmp_path), anonymous=True), network, [], 1)
+    engine.run()
+    ((case, message),) = engine.state.failures
+    assert case == "case_001"
+    assert message.startswith("case_001: the image cannot be read")
+    assert "Secret" not in message
 
 
 def test_a_case_that_cannot_be_written_fails_alone(tmp_path: Path, network: AtlasISTN) -> None:

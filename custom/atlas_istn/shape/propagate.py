@@ -19,6 +19,7 @@ from scipy.ndimage import map_coordinates
 from scipy.optimize import linprog
 
 from ..errors import InputError
+from ..io.geometry import name_of
 from ..io.loading import read_volume
 from ..io.outputs import write_image, write_labelmap
 from .points import POINT_SUFFIXES, read_points
@@ -99,7 +100,7 @@ def move_points(run: Run, points: Points, source: str, target: str) -> Points:
     return moved
 
 
-def resample(run: Run, image: MetaTensor, source: str, target: str, labels: bool) -> npt.NDArray[np.float32]:
+def resample(run: Run, image: MetaTensor, source: str, target: str, labels: bool) -> npt.NDArray[np.floating]:
     """Resample an image of the source on the grid of the target; 0 where the source has nothing.
 
     Args:
@@ -125,7 +126,7 @@ def resample(run: Run, image: MetaTensor, source: str, target: str, labels: bool
         result = values[np.argmax(shares, axis=0)]
     else:
         result = map_coordinates(content, places, order=1, mode="nearest")
-    return np.asarray(np.where(inside, result, 0), dtype=np.float32).reshape(grid.shape[1:])
+    return np.where(inside, result, 0).astype(content.dtype).reshape(grid.shape[1:])
 
 
 def _suffix_of(path: str | Path) -> str:
@@ -155,20 +156,19 @@ def _propagate_image(run: Run, path: str | Path, source: str, results: Mapping[s
     content = image[0].numpy()
     if labels and (content != content.round()).any():
         raise InputError(f"{path}: expected a label map, found values that are no integers. Add --labels false.")
-    if labels and (content.min() < 0 or content.max() > np.iinfo(np.uint16).max):
-        raise InputError(f"{path}: expected labels from 0 to 65535, found others. Use other values.")
     _check_overlap(run, image, source, path)
     for target, result in results.items():
         voxels = resample(run, image, source, target, labels)
-        affine = run.grid(target).affine.numpy()
+        grid = run.grid(target)
         suffix = _suffix_of(result)
         png = suffix == ".png" and target != ATLAS
         written = result.with_name(result.name.removesuffix(suffix) + (".png" if png else ".nii.gz"))
         if labels or png:
-            values = voxels.round().astype(int)
-            write_labelmap(values, affine, range(int(values.max()) + 1), written)
+            values, indices = np.unique(voxels.round().astype(int), return_inverse=True)
+            places = indices.reshape(voxels.shape)
+            write_labelmap(places, grid.affine.numpy(), values.tolist(), written, name_of(grid))
         else:
-            write_image(voxels, affine, written)
+            write_image(voxels, grid.affine.numpy(), written, name_of(grid))
 
 
 def _check_inside(run: Run, points: Points, source: str, path: str | Path) -> None:
