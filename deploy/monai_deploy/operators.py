@@ -96,6 +96,7 @@ class BundleInference(Operator):
             dataset_dir=str(series_dir),
             output_dir=str(results),
             output_format="dicom_seg",
+            write_transforms=False,  # nobody would read them
         )
         workflow.initialize()
         workflow.run()

@@ -675,9 +675,10 @@ def test_a_real_series_gives_dicom_seg_with_the_voxels_of_the_nifti(
 ) -> None:
     shutil.copytree(DATA / "hippocampus_dicom" / "Study1", tmp_path / "data" / "Study1")
     shutil.copy(subjects / "small.nii.gz", tmp_path / "data")  # no series, so it gets NIfTI alone
-    settings = {**SOLID, "refine_iterations": 2, "output_format": "dicom_seg"}
+    settings = {**SOLID, "refine_iterations": 2, "output_format": "dicom_seg", "write_transforms": False}
     output = infer(tmp_path / "data", tmp_path / "out", solid_model, **settings)
     assert [path.name for path in output.rglob("*.dcm")] == ["Study1_seg.dcm"]
+    assert not [path for path in output.rglob("*") if path.suffix in (".h5", ".npz")]
     assert (output / "small" / "small_seg.nii.gz").is_file()
     labels = nib.load(output / "Study1" / "Study1_seg.nii.gz")
     expected = np.asanyarray(labels.dataobj)

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 from atlas_istn.spatial import (
     Transform,
+    VelocityField,
     affine_matrix,
     apply_affine,
     fixed_to_moving_displacement,
@@ -82,6 +84,26 @@ def test_without_deformation_the_maps_are_the_affine(dim: int, transform: Callab
     torch.testing.assert_close(grid + maps.fixed_to_moving(), expected, rtol=0, atol=1e-4)
     expected = apply_affine(invert_affine(maps.affine), grid, spacing, shape)
     torch.testing.assert_close(grid + maps.moving_to_fixed(), expected, rtol=0, atol=1e-4)
+
+
+def test_a_deformation_is_integrated_once_unless_it_is_optimised(
+    transform: Callable[..., Transform], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    integrate = VelocityField.displacement
+    monkeypatch.setattr(VelocityField, "displacement", lambda *args: calls.append(args) or integrate(*args))
+    maps = transform()
+    maps.jacobian_determinant(), maps.moving_to_fixed(), maps.fixed_to_moving(), maps.displacement(inverse=True)
+    assert len(calls) == 2  # both directions
+    assert not torch.equal(maps.deformation(), maps.deformation(inverse=True))
+
+    maps = replace(maps, field=maps.field.clone().requires_grad_())
+    before = maps.deformation().detach()
+    for _ in range(2):  # each call has a graph of its own
+        maps.deformation().sum().backward()
+    with torch.no_grad():
+        maps.field.mul_(0.5)
+        assert maps.deformation().abs().max() < 0.6 * before.abs().max()
 
 
 def test_the_affine_acts_after_the_deformation(dim: int, transform: Callable[..., Transform]) -> None:

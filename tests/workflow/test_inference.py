@@ -76,6 +76,18 @@ def test_failed_cases_are_reported_once_per_run_and_the_others_written(
         FailureReport()(engine)
 
 
+def test_transforms_are_left_out_where_nobody_reads_them(tmp_path: Path, network: AtlasISTN) -> None:
+    image = save_image(tmp_path / "a.nii.gz")
+    files = {}
+    for transforms in (True, False):
+        out = tmp_path / str(transforms)
+        writer = CaseWriter(str(out), network, {0: "background", 1: "ring"}, [0, 1], transforms=transforms)
+        evaluator([{"case": "a", "image": image}], network, [writer], 1).run()
+        files[transforms] = {path.name for path in (out / "a").iterdir()}
+    assert files[True] - files[False] == {"a_atlas_to_subject.h5", "a_subject_to_atlas.h5", "a_registration.npz"}
+    assert files[False] < files[True]
+
+
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_the_reader_of_a_run_is_told_what_the_headers_leave_open(
     tmp_path: Path, network: AtlasISTN, batch_size: int, caplog: pytest.LogCaptureFixture

@@ -19,7 +19,6 @@ import numpy.typing as npt
 import pydicom
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 from PIL import ImageColor
-from pydicom.sr.coding import Code
 
 from .. import __version__
 from ..errors import InputError
@@ -31,8 +30,10 @@ from .geometry import SAME_GRID, corner_distance
 
 __all__ = ["SegmentSpec", "segment_specs", "write_dicom_seg"]
 
-_STRUCTURE = Code("91723000", "SCT", "Anatomical Structure")
-_ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+Concept = tuple[str, str, str]  # value, coding scheme, meaning
+
+_STRUCTURE: Concept = ("91723000", "SCT", "Anatomical Structure")
+_ARTIFICIAL_INTELLIGENCE: Concept = ("123110", "DCM", "Artificial Intelligence")
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SERIES_OFFSET = 1000  # added to the number of the source series, so that the segmentation is listed after the images
 
@@ -50,9 +51,9 @@ class SegmentSpec:
     """
 
     label: str
-    category: Code = _STRUCTURE
-    type: Code = _STRUCTURE
-    modifier: Code | None = None
+    category: Concept = _STRUCTURE
+    type: Concept = _STRUCTURE
+    modifier: Concept | None = None
     colour: str | None = None
 
 
@@ -87,13 +88,14 @@ def segment_specs(
     ]
 
 
-def _code(label: str, key: str, parts: Sequence[str]) -> Code:
+def _code(label: str, key: str, parts: Sequence[str]) -> Concept:
     if key not in ("category", "type", "modifier") or isinstance(parts, str) or len(parts) != 3:
         raise InputError(
             f"segment_codes, label {label}: '{key}: {parts}' describes no concept. Expected category, type or "
             f'modifier, with three parts such as ["5366008", "SCT", "Hippocampus"]. Correct the entry.'
         )
-    return Code(*(str(part) for part in parts))
+    value, scheme, meaning = (str(part) for part in parts)
+    return value, scheme, meaning
 
 
 def write_dicom_seg(
@@ -159,22 +161,25 @@ def _segmentation(
     import highdicom as hd  # loading it takes a second that runs without DICOM need not spend
 
     algorithm = hd.AlgorithmIdentificationSequence(
-        name="Atlas-ISTN", version=__version__, family=_ARTIFICIAL_INTELLIGENCE, source="atlas_istn"
+        name="Atlas-ISTN",
+        version=__version__,
+        family=hd.sr.CodedConcept(*_ARTIFICIAL_INTELLIGENCE),
+        source="atlas_istn",
     )
     descriptions = []
     for number, segment in enumerate(segments, start=1):
         description = hd.seg.SegmentDescription(
             segment_number=number,
             segment_label=segment.label,
-            segmented_property_category=segment.category,
-            segmented_property_type=segment.type,
+            segmented_property_category=hd.sr.CodedConcept(*segment.category),
+            segmented_property_type=hd.sr.CodedConcept(*segment.type),
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
             display_color=hd.color.CIELabColor.from_rgb(*ImageColor.getrgb(segment.colour)) if segment.colour else None,
         )
         if segment.modifier:
             kind = description.SegmentedPropertyTypeCodeSequence[0]
-            kind.SegmentedPropertyTypeModifierCodeSequence = [hd.sr.CodedConcept.from_code(segment.modifier)]
+            kind.SegmentedPropertyTypeModifierCodeSequence = [hd.sr.CodedConcept(*segment.modifier)]
         descriptions.append(description)
     return hd.seg.Segmentation(
         source_images=headers,

@@ -17,6 +17,7 @@ the fixed one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -95,8 +96,17 @@ class Transform:
         return self.field
 
     def deformation(self, inverse: bool = False) -> Tensor | None:
-        """Displacement of φ (or φ⁻¹) on its own grid, in its voxels: what a regulariser sees. None without a field."""
-        return None if self.field is None else self.model.displacement(self.field, inverse)
+        """Displacement of φ (or φ⁻¹) on its own grid, in its voxels: what a regulariser sees. None without a field.
+
+        It is kept for the next call, unless the field is still to be optimised.
+        """
+        if self.field is None:
+            return None
+        if self.field.requires_grad:
+            return self.model.displacement(self.field, inverse)
+        if inverse not in self._known:
+            self._known[inverse] = self.model.displacement(self.field, inverse)
+        return self._known[inverse]
 
     def displacement(self, inverse: bool = False) -> Tensor:
         """Displacement ``[B, dim, *shape]`` of φ (or φ⁻¹) on the grid of the images, in its voxels."""
@@ -144,6 +154,11 @@ class Transform:
         fields = [transform.field for transform in transforms if transform.field is not None]
         affine = torch.cat([transform.affine for transform in transforms])
         return replace(transforms[0], field=torch.cat(fields) if fields else None, affine=affine)
+
+    @cached_property
+    def _known(self) -> dict[bool, Tensor]:
+        """Deformations that are known, by whether they are inverse."""
+        return {}
 
     def _full(self, deformation: Tensor | None) -> Tensor:
         """A deformation on the grid of the images."""

@@ -51,6 +51,7 @@ class CaseWriter:
         quality: judges each case that a refinement gave.
         results: key of a labelmap → name of the result. The labelmap under ``"pred"`` is written as the segmentation,
             the others by name.
+        transforms: write the registration too, in both directions and as its parameters.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class CaseWriter:
         label_values: Sequence[int],
         quality: QualityCheck | None = None,
         results: Mapping[str, str] = RESULTS,
+        transforms: bool = True,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.network = network
@@ -68,6 +70,7 @@ class CaseWriter:
         self.label_values = list(label_values)
         self.quality = quality
         self.results = results
+        self.transforms = transforms
         self.summary: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -112,7 +115,7 @@ class CaseWriter:
             entropy, path = np.asarray(case.uncertainty[0].cpu()), folder / f"{name}_uncertainty.nii.gz"
             write_image(entropy, native_affine(case.uncertainty), path, case.source)
         transform = case.result.transform
-        if transform:
+        if transform and self.transforms:
             write_transforms(transform, case.grid_affine, lambda direction: folder / f"{name}_{direction}.h5")
             write_registration(transform, case.grid_affine, folder / f"{name}_registration.npz")
         report = self.report(case)
