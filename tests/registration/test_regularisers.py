@@ -6,8 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from monai.losses import BendingEnergyLoss
 
-from atlas_istn.registration.regularisers import mean_squared_gradient
+from atlas_istn.registration.regularisers import bending_energy, mean_squared_gradient
 from atlas_istn.spatial import identity_grid
 
 SHAPE = (12, 9, 8)
@@ -51,3 +52,21 @@ def test_penalty_is_in_millimetres_per_millimetre(dim: int) -> None:
 def test_gradients_are_right(dim: int) -> None:
     displacement = (0.2 * torch.randn(2, dim, *(4, 3, 3)[:dim], dtype=torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(lambda u: mean_squared_gradient(u, [1.0, 2.0, 3.0][:dim]), (displacement,))
+    assert torch.autograd.gradcheck(lambda u: bending_energy(u, [1.0, 2.0, 3.0][:dim]), (displacement,))
+
+
+def test_bending_of_a_quadratic_field_is_that_of_monai(dim: int) -> None:
+    """Differences of either kind are exact for second powers; MONAI averages over components, the paper sums them."""
+    shape = SHAPE[:dim]
+    grid = identity_grid(list(shape), torch.device("cpu")).double()
+    hessian = torch.randn(dim, dim, dim, dtype=torch.float64)
+    field = torch.einsum("ijk,bj...,bk...->bi...", hessian, grid, grid)
+    torch.testing.assert_close(bending_energy(field, [1.0] * dim)[0], dim * BendingEnergyLoss()(field))
+    symmetric = (hessian + hessian.mT).square().sum()
+    torch.testing.assert_close(bending_energy(field, [3.0] * dim)[0], symmetric)
+
+
+def test_an_affine_field_does_not_bend(dim: int) -> None:
+    grid = identity_grid(list(SHAPE[:dim]), torch.device("cpu")).double()
+    field = torch.einsum("ij,bj...->bi...", torch.randn(dim, dim, dtype=torch.float64), grid)
+    torch.testing.assert_close(bending_energy(field, [1.0, 2.0, 5.0][:dim]), torch.zeros(1, dtype=torch.float64))

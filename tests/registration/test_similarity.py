@@ -10,7 +10,14 @@ import pytest
 import torch
 from monai.networks.layers import GaussianFilter
 
-from atlas_istn.registration.similarity import RobustError, squared_error
+from atlas_istn.registration.similarity import (
+    LocalCorrelation,
+    MutualInformation,
+    RobustError,
+    SoftDice,
+    correlation,
+    squared_error,
+)
 
 Field = Callable[..., torch.Tensor]
 
@@ -65,3 +72,35 @@ def test_the_surroundings_of_a_robust_error_are_a_gaussian_filter(shape: tuple[i
     )
     levelled = (blurred / (1 + blurred / 0.2)).flatten(1).mean(dim=1)
     torch.testing.assert_close(RobustError(scale=0.2, sigma=1.5)(prediction, target), levelled, rtol=1e-5, atol=0)
+
+
+ERRORS = [squared_error, RobustError(), correlation, LocalCorrelation(3), MutualInformation(), SoftDice()]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: getattr(e, "__name__", type(e).__name__))
+def test_every_error_is_one_of_cases_that_do_not_mix_and_has_right_gradients(error: Any, dim: int) -> None:
+    shape = (6, 5, 4)[:dim]
+    moving, fixed = torch.rand(2, 2, 3, *shape, dtype=torch.float64).softmax(dim=2).unbind()
+    together = error(moving, fixed)
+    assert together.shape == (2,)
+    torch.testing.assert_close(error(moving[1:], fixed[1:]), together[1:])
+    torch.testing.assert_close(error(moving[:1], fixed), error(moving[:1].expand_as(fixed), fixed))
+    assert (error(fixed, fixed) <= together).all()
+    if not isinstance(error, MutualInformation):  # MONAI's is single precision, which numerical derivatives would see
+        assert torch.autograd.gradcheck(lambda m: error(m, fixed), (moving.requires_grad_(),))
+
+
+def test_correlation_does_not_see_contrast_and_brightness() -> None:
+    image = torch.rand(1, 2, 8, 9)
+    torch.testing.assert_close(correlation(3 * image + 1, image), torch.zeros(1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(correlation(-image, image), torch.full((1,), 2.0))
+    noise = torch.rand(1, 1, 10, 10)
+    expected = 1 - torch.corrcoef(torch.stack([noise.flatten(), noise.mT.flatten()]))[0, 1]
+    torch.testing.assert_close(correlation(noise, noise.mT)[0], expected)
+
+
+def test_soft_dice_as_usual_and_as_printed() -> None:
+    first, second = torch.zeros(1, 2, 10), torch.zeros(1, 2, 10)
+    first[0, 1, :6] = second[0, 1, 3:9] = 1.0
+    torch.testing.assert_close(SoftDice()(first, second), torch.tensor([1 - 6 / 12]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(SoftDice(half=True)(first, second), torch.tensor([1 - 3 / 12]), rtol=0, atol=1e-5)

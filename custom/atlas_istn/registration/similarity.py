@@ -7,15 +7,81 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+from monai.losses import DiceLoss, GlobalMutualInformationLoss, LocalNormalizedCrossCorrelationLoss
 from monai.networks.layers import gaussian_1d
 from torch import Tensor
 
-__all__ = ["RobustError", "squared_error"]
+__all__ = ["LocalCorrelation", "MutualInformation", "RobustError", "SoftDice", "correlation", "squared_error"]
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """Per-case squared error ``[B]``: summed over channels, averaged over voxels, so independent of the matrix size."""
     return (prediction - target).square().sum(dim=1).flatten(1).mean(dim=1)
+
+
+def correlation(moving: Tensor, fixed: Tensor) -> Tensor:
+    """``1 − NCC`` of MAS-refine, eq. (4): global correlation of each channel, mean over channels; ``[B]``, 0 to 2.
+
+    A channel without contrast correlates with nothing.
+    """
+    first, second = (image.flatten(2) - image.flatten(2).mean(dim=2, keepdim=True) for image in (moving, fixed))
+    norms = first.square().sum(dim=2) * second.square().sum(dim=2)
+    return 1.0 - ((first * second).sum(dim=2) / norms.clamp_min(1e-12).sqrt()).mean(dim=1)
+
+
+class LocalCorrelation:
+    """``1 −`` squared correlation in windows (Avants et al. 2008), mean over channels and voxels; ``[B]``, 0 to 1.
+
+    Args:
+        size: side of the window in voxels, an odd number.
+    """
+
+    def __init__(self, size: int = 5) -> None:
+        self.losses = {
+            dim: LocalNormalizedCrossCorrelationLoss(spatial_dims=dim, kernel_size=size, reduction="none")
+            for dim in (2, 3)
+        }
+
+    def __call__(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """Error of images ``[B, C, *shape]``."""
+        channels = [image.flatten(0, 1).unsqueeze(1) for image in torch.broadcast_tensors(moving, fixed)]
+        negative = self.losses[moving.ndim - 2](*channels)
+        return 1.0 + negative.reshape(len(moving), -1).mean(dim=1)
+
+
+class MutualInformation:
+    """Minus the mutual information of intensities (Mattes et al. 2003, Gaussian windows), mean over channels; ``[B]``.
+
+    Intensities are expected from 0 to 1. Memory grows with the number of bins times that of voxels.
+
+    Args:
+        bins: of the joint histogram.
+    """
+
+    def __init__(self, bins: int = 23) -> None:
+        self.loss = GlobalMutualInformationLoss(num_bins=bins, reduction="none")
+
+    def __call__(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """Error of images ``[B, C, *shape]``."""
+        channels = [image.flatten(0, 1).unsqueeze(1) for image in torch.broadcast_tensors(moving, fixed)]
+        return self.loss(*channels).reshape(len(moving), -1).mean(dim=1)
+
+
+class SoftDice:
+    """``1 −`` soft Dice of labelmaps, mean over the foreground channels; ``[B]``.
+
+    Args:
+        half: as MAS-refine prints it in eq. (5), without the factor 2: perfect overlap costs 0.5, and all weighs half.
+    """
+
+    def __init__(self, half: bool = False) -> None:
+        self.loss = DiceLoss(include_background=False, reduction="none")
+        self.half = half
+
+    def __call__(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """Error of labelmaps ``[B, Nc, *shape]``, channel 0 the background."""
+        error: Tensor = self.loss(*torch.broadcast_tensors(moving, fixed)).flatten(1).mean(dim=1)
+        return 0.5 + 0.5 * error if self.half else error
 
 
 class RobustError:
@@ -39,7 +105,8 @@ class RobustError:
         """Error of labelmaps ``[B, Nc, *shape]``."""
         error = (prediction - target).square().sum(dim=1, keepdim=True)
         for axis in range(2, error.ndim):
-            error = (error.movedim(axis, -1) @ _blur(error.shape[axis], self.sigma, error.device)).movedim(-1, axis)
+            blur = _blur(error.shape[axis], self.sigma, error.device).to(error.dtype)
+            error = (error.movedim(axis, -1) @ blur).movedim(-1, axis)
         return (error / (1.0 + error / self.scale)).flatten(1).mean(dim=1)
 
 

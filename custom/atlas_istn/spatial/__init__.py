@@ -17,19 +17,23 @@ from .affine import (
     invert_affine,
     num_affine_parameters,
 )
-from .deformation import DisplacementField, VelocityField, invert_displacement
+from .b_spline import BSpline, control_points
+from .deformation import DeformationModel, DisplacementField, VelocityField, invert_displacement
 from .jacobian import displacement_gradient, jacobian_determinant
 from .sampling import identity_grid, resize_displacement, sample_displacement, warp
 from .transform import Transform, fixed_to_moving_displacement, moving_to_fixed_displacement
 from .velocity import exponential
 
 __all__ = [
+    "BSpline",
+    "DeformationModel",
     "DisplacementField",
     "Transform",
     "VelocityField",
     "affine_matrix",
     "apply_affine",
     "compose_affine",
+    "control_points",
     "decompose_affine",
     "displacement_gradient",
     "exponential",

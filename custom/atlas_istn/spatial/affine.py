@@ -1,6 +1,9 @@
 # Copyright 2026 The Atlas-ISTN bundle developers
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Affine maps built from translation, rotation and scale: ``T = M_t R_θ D_s`` (Atlas-ISTN, eq. 1).
+"""Affine maps built from translation, rotation, scale and shear.
+
+``T = M_t R_θ D_s`` (Atlas-ISTN, eq. 1) scales along the axes of the image; ``T = M_t R_φ S_ψ⁻¹ D_s S_ψ`` (ISTN, eq. 3)
+along axes that ``S_ψ`` turns to those of the image, which makes every affine map without reflection.
 
 A map acts on *centred* coordinates: millimetres (or any unit proportional to them) relative to the centre of the image.
 Anisotropic voxels therefore do not shear a rotation.
@@ -24,9 +27,10 @@ __all__ = [
 ]
 
 
-def num_affine_parameters(dim: int) -> int:
-    """Number of parameters: translation, rotation (1 angle in 2D, rotation vector in 3D) and log-scale."""
-    return dim + (1 if dim == 2 else 3) + dim
+def num_affine_parameters(dim: int, shear: bool = False) -> int:
+    """Number of parameters: translation, rotation (1 angle in 2D, a vector in 3D), log-scale; shear as rotation."""
+    angles = 1 if dim == 2 else 3
+    return dim + angles + dim + (angles if shear else 0)
 
 
 def _rotation(vector: Tensor) -> Tensor:
@@ -52,26 +56,39 @@ def affine_matrix(parameters: Tensor, limits: Tensor) -> Tensor:
     Each parameter is bounded smoothly as ``limit · tanh(parameter / limit)``, which is the identity map near zero.
 
     Args:
-        parameters: ``[B, P]``: translation in units of the centred coordinates, rotation in radians, log-scale.
+        parameters: ``[B, P]``, as for `compose_affine`.
         limits: ``[P]``, the largest magnitude of each parameter; 0 switches a parameter off.
 
     Returns:
-        ``[B, dim, dim + 1]``, float32, or float64 where the parameters are: linear part R·D and translation.
+        ``[B, dim, dim + 1]``, float32, or float64 where the parameters are: linear part and translation.
     """
     limits = limits.to(parameters.device)
     return compose_affine(limits * torch.tanh(full_precision(parameters) / limits.clamp_min(1e-12)))
 
 
 def compose_affine(parameters: Tensor) -> Tensor:
-    """Matrix ``[B, dim, dim + 1]`` of translation, rotation and log-scale ``[B, P]``, as they are: without bounds."""
-    dim = 2 if parameters.shape[1] == 5 else 3
-    translation, rotation, log_scale = parameters[:, :dim], parameters[:, dim:-dim], parameters[:, -dim:]
-    linear = _rotation(rotation) * torch.exp(log_scale).unsqueeze(1)
+    """Matrix ``[B, dim, dim + 1]`` of parameters as they are: without bounds.
+
+    Args:
+        parameters: ``[B, P]``, `num_affine_parameters` of them: translation in units of the centred coordinates,
+            rotation in radians (angle or rotation vector), log-scale; and, where there are as many, the rotation ψ of
+            the axes of scaling.
+    """
+    dim, angles = (2, 1) if parameters.shape[1] <= 6 else (3, 3)
+    translation, rotation, log_scale, turn = parameters.split(
+        [dim, angles, dim, parameters.shape[1] - 2 * dim - angles], dim=1
+    )
+    scale = torch.exp(log_scale).unsqueeze(1)
+    linear = _rotation(rotation) * scale
+    if turn.shape[1]:
+        axes = _rotation(turn)
+        # A matmul would run in bf16 under autocast.
+        linear = _multiply(_multiply(_rotation(rotation), axes.mT) * scale, axes)
     return torch.cat([linear, translation.unsqueeze(-1)], dim=-1)
 
 
 def decompose_affine(matrix: Tensor) -> Tensor:
-    """Translation, rotation and log-scale ``[B, P]`` of matrices ``[B, dim, dim + 1]``; inverts `compose_affine`.
+    """Translation, rotation and log-scale ``[B, P]`` of matrices without shear; inverts `compose_affine`.
 
     These are the parameters in which affine maps are averaged: the mean translation, the mean rotation vector, and the
     geometric mean of the scales.

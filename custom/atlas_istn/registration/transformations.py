@@ -1,0 +1,168 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Transformation models that a configuration chooses: where each begins, and which parameters of it are optimised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..spatial import (
+    BSpline,
+    DeformationModel,
+    DisplacementField,
+    Transform,
+    VelocityField,
+    affine_matrix,
+    control_points,
+    num_affine_parameters,
+)
+from .parameters import FreeParameters, Parameters
+
+__all__ = ["Affine", "Deformation", "Grid", "Transformation"]
+
+_KINDS = ("rigid", "affine", "shear")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid on which both images of a registration lie.
+
+    Attributes:
+        shape: its spatial shape.
+        spacing: size of a voxel along each axis, in millimetres.
+        device: where its tensors live.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 (a value)
+
+    @property
+    def dim(self) -> int:
+        """2 or 3."""
+        return len(self.shape)
+
+
+class Transformation(Protocol):
+    """A family of maps."""
+
+    def begin(self, batch: int, grid: Grid) -> Parameters:
+        """Return the parameters of as many identities."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Rigid, affine or sheared maps (Atlas-ISTN, eq. 1; ISTN, eq. 3), every parameter smoothly bounded.
+
+    Attributes:
+        kind: ``"rigid"`` (translation, rotation), ``"affine"`` (and a scale for each axis) or ``"shear"`` (and the
+            axes of scaling).
+        max_translation: bound in millimetres; None for half the extent.
+        max_rotation: bound of each component of the rotation vectors, in radians.
+        max_log_scale: bound of the logarithm of each scale.
+        rate: step size of Adam; translations count as fractions of half the extent.
+
+    Raises:
+        InputError: an unknown kind.
+    """
+
+    kind: str = "affine"
+    max_translation: float | None = None
+    max_rotation: float = 0.785
+    max_log_scale: float = 1.0
+    rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise InputError(f"kind of an affine map: expected one of {', '.join(_KINDS)}, found '{self.kind}'.")
+
+    def begin(self, batch: int, grid: Grid) -> Parameters:
+        """Return the parameters of as many identities."""
+        return FreeParameters(
+            (self.initial(batch, grid),),
+            (self.rate,),
+            lambda parameters: Transform(None, self.matrix(parameters, grid), grid.shape, grid.spacing),
+        )
+
+    def initial(self, batch: int, grid: Grid) -> Tensor:
+        """Return raw parameters ``[B, P]`` of identities."""
+        start = torch.zeros(batch, num_affine_parameters(grid.dim, self.kind == "shear"), device=grid.device)
+        if self.kind == "shear":
+            # Where all scales are equal, no turn of their axes changes anything, and no gradient would ever reach it.
+            start[:, -1 if grid.dim == 2 else -3 :] = 0.1
+        return start
+
+    def matrix(self, parameters: Tensor, grid: Grid) -> Tensor:
+        """Return the matrices ``[B, dim, dim + 1]`` in centred millimetres of raw parameters ``[B, P]``."""
+        extent = torch.tensor([(n - 1) * s / 2 for n, s in zip(grid.shape, grid.spacing, strict=True)])
+        angles, axes = torch.ones(1 if grid.dim == 2 else 3), torch.ones(grid.dim)
+        translation = extent if self.max_translation is None else self.max_translation * axes
+        scale = self.max_log_scale * axes * (self.kind != "rigid")
+        turn = [angles] if self.kind == "shear" else []
+        unit = torch.cat([extent, angles, axes, *turn])
+        limits = torch.cat([translation, self.max_rotation * angles, scale, *(self.max_rotation * t for t in turn)])
+        return affine_matrix(parameters * unit.to(parameters), limits.to(parameters))
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """Non-rigid maps, behind an affine one where there is one.
+
+    Attributes:
+        kind: ``"velocity"`` (stationary, diffeomorphic), ``"displacement"`` (free) or ``"b_spline"`` (cubic).
+        distance: of the nodes of the field, in voxels of the image: 2 for a velocity at half resolution, 1 for a free
+            displacement, some for a spline.
+        affine: the map that acts first when the moving image is resampled; None for none.
+        squarings: of a velocity.
+        rate: step size of Adam, in voxels of the field's own grid (of a spline: of the image).
+
+    Raises:
+        InputError: an unknown kind, or nodes that lie closer than voxels.
+    """
+
+    kind: str = "velocity"
+    distance: float = 2.0
+    affine: Affine | None = None
+    squarings: int = 5
+    rate: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("velocity", "displacement", "b_spline"):
+            raise InputError(
+                f"kind of a deformation: expected velocity, displacement or b_spline, found '{self.kind}'."
+            )
+        if self.distance < 1:
+            raise InputError(f"distance of the nodes of a field: expected at least 1 voxel, found {self.distance}.")
+
+    def begin(self, batch: int, grid: Grid) -> Parameters:
+        """Return the parameters of as many identities."""
+        model = self._model(grid.shape)
+        nodes = self._nodes(grid.shape)
+        field = torch.zeros(batch, grid.dim, *nodes, device=grid.device)
+        affine = self.affine
+        if affine is None:
+            still = torch.eye(grid.dim, grid.dim + 1, device=grid.device).expand(batch, -1, -1)
+            return FreeParameters(
+                (field,), (self.rate,), lambda f: Transform(f, still[: len(f)], grid.shape, grid.spacing, model)
+            )
+        return FreeParameters(
+            (field, affine.initial(batch, grid)),
+            (self.rate, affine.rate),
+            lambda f, p: Transform(f, affine.matrix(p, grid), grid.shape, grid.spacing, model),
+        )
+
+    def _model(self, shape: tuple[int, ...]) -> DeformationModel:
+        if self.kind == "velocity":
+            return VelocityField(self.squarings)
+        return DisplacementField() if self.kind == "displacement" else BSpline(shape)
+
+    def _nodes(self, shape: Sequence[int]) -> list[int]:
+        if self.kind == "b_spline":
+            return control_points(shape, self.distance)
+        return [max(2, round(n / self.distance)) for n in shape]
