@@ -26,7 +26,7 @@ TRANSFORMATIONS = {
     "shear": SHEAR,
     "velocity": {"_target_": FIELD, "kind": "velocity"},
     "displacement": {"_target_": FIELD, "kind": "displacement", "distance": 2},
-    "b_spline": {"_target_": FIELD, "kind": "b_spline", "distance": 6, "rate": 0.2},
+    "b_spline": {"_target_": FIELD, "kind": "b_spline", "distance": 6, "rate": 0.1},
 }
 SIMILARITIES = {
     "squared": {"_target_": f"{ROOM}.similarity.squared_error", "_mode_": "callable"},
@@ -37,7 +37,7 @@ SIMILARITIES = {
     "dice": {"_target_": f"{ROOM}.similarity.SoftDice"},
 }
 # Of the regulariser: the information of small images is noisy, and sharp labels tell of their borders alone.
-WEIGHTS = {"mutual": 0.03, "dice": 0.03, "robust": 0.01}
+WEIGHTS = {"mutual": 0.03, "dice": 0.1, "robust": 0.01}
 REGULARISERS = ("mean_squared_gradient", "bending_energy")
 CASES = [
     (transformation, similarity, regulariser)
@@ -73,10 +73,12 @@ def pattern(dim: int, similarity: str = "squared") -> torch.Tensor:
     shape = SHAPES[dim]
     axes = [torch.linspace(0, 1, n) for n in shape]
     place = torch.stack(torch.meshgrid(axes, indexing="ij"))
+    frequency, sharpness = (8, 60) if similarity == "dice" else (5, 6)
     waves = [
-        torch.stack([torch.sin((5 + 2 * c) * place[a] + c + 2 * a) for a in range(dim)]).prod(dim=0) for c in range(3)
+        torch.stack([torch.sin((frequency + 2 * c) * place[a] + c + 2 * a) for a in range(dim)]).prod(dim=0)
+        for c in range(3)
     ]
-    return torch.softmax((20 if similarity == "dice" else 6) * torch.stack([torch.zeros(shape), *waves]), dim=0)[None]
+    return torch.softmax(sharpness * torch.stack([torch.zeros(shape), *waves]), dim=0)[None]
 
 
 def truth(transformation: str, dim: int) -> Transform:

@@ -44,9 +44,8 @@ class LocalCorrelation:
 
     def __call__(self, moving: Tensor, fixed: Tensor) -> Tensor:
         """Error of images ``[B, C, *shape]``."""
-        channels = [image.flatten(0, 1).unsqueeze(1) for image in torch.broadcast_tensors(moving, fixed)]
-        negative = self.losses[moving.ndim - 2](*channels)
-        return 1.0 + negative.reshape(len(moving), -1).mean(dim=1)
+        negative = self.losses[moving.ndim - 2](*_channels_as_cases(moving, fixed))
+        return 1.0 + negative.reshape(max(len(moving), len(fixed)), -1).mean(dim=1)
 
 
 class MutualInformation:
@@ -63,8 +62,8 @@ class MutualInformation:
 
     def __call__(self, moving: Tensor, fixed: Tensor) -> Tensor:
         """Error of images ``[B, C, *shape]``."""
-        channels = [image.flatten(0, 1).unsqueeze(1) for image in torch.broadcast_tensors(moving, fixed)]
-        return self.loss(*channels).reshape(len(moving), -1).mean(dim=1)
+        negative: Tensor = self.loss(*_channels_as_cases(moving, fixed))
+        return negative.reshape(max(len(moving), len(fixed)), -1).mean(dim=1)
 
 
 class SoftDice:
@@ -122,3 +121,8 @@ def _blur(size: int, sigma: float, device: torch.device) -> Tensor:
     distance = (place[:, None] - place[None]).abs()
     matrix = kernel[radius + distance.clamp_max(radius)] * (distance <= radius)
     return matrix.to(device)
+
+
+def _channels_as_cases(moving: Tensor, fixed: Tensor) -> list[Tensor]:
+    """Images ``[B C, 1, *shape]`` for losses that know one channel."""
+    return [image.flatten(0, 1).unsqueeze(1) for image in torch.broadcast_tensors(moving, fixed)]
