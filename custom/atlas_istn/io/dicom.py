@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pydicom
 
 from ..errors import InputError
+from ..spatial.world import LPS
 from .dicom_files import Frame, functional_group, read_dataset, read_frames, silent
 
 __all__ = ["Series", "read_series", "read_voxels"]
@@ -25,7 +26,6 @@ _SAME_SPACING = 1e-3  # relative
 _IRREGULAR = 0.1  # of the slice distance; table feeds vary by less than this
 _ROUNDED = 0.051  # mm: positions with one decimal, which is much for thin slices,
 _MOST = 0.25  # but never this share of the slice distance
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def read_voxels(
                 f"{series.folder}: the pixels of a DICOM file cannot be read ({type(error).__name__}; {syntax}). "
                 f"Expected complete files, compressed in none of the rarer ways. Export the series again, uncompressed."
             ) from None
-    return voxels.transpose(), _LPS_TO_RAS @ series.affine[:, [2, 1, 0, 3]], padding.transpose()
+    return voxels.transpose(), LPS @ series.affine[:, [2, 1, 0, 3]], padding.transpose()
 
 
 def _stored(dataset: pydicom.Dataset, path: Path) -> npt.NDArray[np.number]:

@@ -22,6 +22,7 @@ from PIL import ImageColor
 
 from .. import __version__
 from ..errors import InputError
+from ..spatial.world import LPS
 from .dicom import Series, read_series
 from .dicom_files import unquoted
 from .dicom_headers import series_number, source_headers
@@ -34,7 +35,6 @@ Concept = tuple[str, str, str]  # value, coding scheme, meaning
 
 _STRUCTURE: Concept = ("91723000", "SCT", "Anatomical Structure")
 _ARTIFICIAL_INTELLIGENCE: Concept = ("123110", "DCM", "Artificial Intelligence")
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SERIES_OFFSET = 1000  # added to the number of the source series, so that the segmentation is listed after the images
 
 
@@ -141,7 +141,7 @@ def _on_frames(
     labelmap: npt.NDArray[np.integer[Any]], affine: npt.NDArray[np.floating[Any]], series: Series
 ) -> npt.NDArray[np.integer[Any]]:
     """The labelmap as ``[slice, row, column]`` of the series; only axes are swapped and flipped."""
-    to_grid = np.linalg.inv(series.affine) @ _RAS_TO_LPS @ affine
+    to_grid = np.linalg.inv(series.affine) @ LPS @ affine
     change = nib.io_orientation(to_grid)
     frames = apply_orientation(labelmap, change)
     error = corner_distance(np.eye(4), to_grid @ inv_ornt_aff(change, labelmap.shape), frames.shape)

@@ -27,6 +27,7 @@ import torch
 
 from ..errors import InputError
 from ..spatial import sample_displacement
+from ..spatial.world import LPS, homogeneous, transform_points
 from .files import write_whole
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
     "DisplacementField",
     "Points",
     "composite_transform",
-    "map_points",
     "read_transform",
     "write_transform",
 ]
@@ -50,12 +50,6 @@ _FIXED = "TransformFixedParameters"
 _PARAMETERS = "TransformParameters"
 _CHUNK = 2**20  # numbers that are compressed together, as in ITK
 _COMPRESSION = {"compression": "gzip", "compression_opts": 1}  # with shuffled bytes, more gains 1 % and takes longer
-
-
-def map_points(affine: npt.NDArray[np.float64], points: Points) -> Points:
-    """Points ``[N, dim]`` under a homogeneous matrix ``[dim + 1, dim + 1]``."""
-    dim = points.shape[1]
-    return np.asarray(points @ affine[:dim, :dim].T + affine[:dim, dim])
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ class AffineMap:
 
     def __call__(self, points: Points) -> Points:
         """Map points ``[N, dim]``."""
-        return map_points(self.matrix, points)
+        return transform_points(self.matrix, points)
 
     def parameters(self) -> tuple[Array, Array]:
         """ITK's fixed parameters, the centre, and parameters: matrix and translation."""
@@ -116,7 +110,7 @@ class DisplacementField:
     def __call__(self, points: Points) -> Points:
         """Map points ``[N, dim]``; as in ITK, those more than half a voxel beyond the grid stay where they are."""
         dim = self.dim
-        voxels = map_points(np.asarray(np.linalg.inv(self.grid), dtype=np.float64), points)
+        voxels = transform_points(np.linalg.inv(self.grid), points)
         at = torch.from_numpy(voxels.T).reshape([1, dim, -1] + [1] * (dim - 1))
         vectors = sample_displacement(torch.from_numpy(self.vectors)[None], at).reshape(dim, -1).T.numpy()
         beyond = ((voxels < -0.5) | (voxels >= np.array(self.vectors.shape[1:]) - 0.5)).any(axis=1, keepdims=True)
@@ -187,9 +181,8 @@ def composite_transform(
     dim = len(displacement)
     if dim not in (2, 3) or displacement.ndim != dim + 1:
         raise ValueError(f"displacement must be [2, X, Y] or [3, X, Y, Z], got the shape {displacement.shape}.")
-    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0])
-    affine = AffineMap(_homogeneous(to_lps @ _homogeneous(world_affine, 3) @ to_lps, dim))
-    field = _padded_field(displacement, _homogeneous(to_lps @ _homogeneous(grid_affine, 3), dim))
+    affine = AffineMap(homogeneous(LPS @ homogeneous(world_affine, 3) @ LPS, dim))
+    field = _padded_field(displacement, homogeneous(LPS @ homogeneous(grid_affine, 3), dim))
     return CompositeTransform((affine, field) if affine_first else (field, affine))
 
 
@@ -257,15 +250,6 @@ def _read_part(group: h5py.Group, path: str | os.PathLike[str]) -> AffineMap | D
         known = " and ".join(_KINDS)
         raise InputError(f"{path}: a transform of the kind {name}. Expected {known}. Convert the transform with ITK.")
     return _KINDS[kind].of(group[_FIXED][:], group[_PARAMETERS][:])
-
-
-def _homogeneous(affine: Array, dim: int) -> npt.NDArray[np.float64]:
-    """Cut or fill a 3x3 or 4x4 affine to ``[dim + 1, dim + 1]``: the first axes, and the translation."""
-    result = np.eye(dim + 1)
-    rank = min(dim, len(affine) - 1)
-    result[:rank, :rank] = affine[:rank, :rank]
-    result[:rank, dim] = affine[:rank, -1]
-    return result
 
 
 def _padded_field(displacement: Array, grid: npt.NDArray[np.float64]) -> DisplacementField:

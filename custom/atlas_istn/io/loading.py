@@ -27,6 +27,7 @@ from monai.utils import SpaceKeys, convert_to_tensor
 from PIL import Image
 
 from ..errors import InputError
+from ..spatial.world import LPS
 from .dicom import read_series, read_voxels
 from .geometry import (
     check_affine,
@@ -43,7 +44,7 @@ __all__ = ["LoadCased", "label_classes", "read_volume"]
 
 logger = logging.getLogger(__name__)
 
-_PNG_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
+_PNG_AFFINE = LPS  # the identity to ITK
 _WHOLE = 1e-3  # how far off a whole number the value of a label may be
 _NEEDED = 16  # bytes for each voxel while a NIfTI file is read
 _EXACT = 2**24  # up to which single precision holds all whole numbers

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..spatial import Transform
+from ..spatial.world import homogeneous
 from .files import write_whole
 from .geometry import GEOMETRY_FIELDS, read_nifti_header
 from .itk_transforms import composite_transform, write_transform
@@ -49,9 +50,7 @@ def write_image(
         InputError: the file cannot be written.
     """
     vectors = voxels.ndim == len(affine) == 3
-    dim = len(affine) - 1
-    full = np.eye(4)
-    full[:dim, :dim], full[:dim, 3] = affine[:dim, :dim], affine[:dim, dim]
+    full = homogeneous(affine, 3)
     image = nib.Nifti1Image(voxels[:, :, None, None] if vectors else voxels, full)
     image.set_qform(full, "scanner")
     image.set_sform(full, "scanner")
@@ -145,8 +144,7 @@ def write_transforms(
     """
     dim = len(transform.shape)
     atlas = atlas_grid_affine(transform.shape, transform.spacing)
-    subject = np.eye(dim + 1)
-    subject[:dim, :dim], subject[:dim, dim] = subject_affine[:dim, :dim], subject_affine[:dim, -1][:dim]
+    subject = homogeneous(subject_affine, dim)
     forward = np.eye(dim + 1)
     forward[:dim] = transform.affine[0].double().cpu().numpy()
     # T acts on millimetres about the image centre, and those are the atlas's world coordinates.

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..spatial import Transform, VelocityField, apply_affine, invert_affine, sample_displacement
+from ..spatial.world import flip_points, homogeneous, transform_points
 from .files import write_whole
-from .itk_transforms import Points, map_points
+from .itk_transforms import Points
 from .outputs import atlas_grid_affine
 
 __all__ = ["Registration", "read_registration", "write_registration"]
@@ -67,7 +68,7 @@ class Registration:
     def outside(self, points: Points, of_atlas: bool) -> npt.NDArray[np.bool_]:
         """Which points ``[N, dim]`` (LPS) lie more than half a voxel beyond the model's grid, ``[N]``."""
         affine = self.atlas_affine if of_atlas else self.subject_affine
-        voxels = map_points(_inverse(affine), _flip(points))
+        voxels = transform_points(np.linalg.inv(affine), flip_points(points))
         return np.asarray(((voxels < -0.5) | (voxels > np.asarray(self.transform.shape) - 0.5)).any(axis=1))
 
     @cached_property
@@ -84,20 +85,11 @@ class Registration:
 
     def _voxels(self, points: Points, affine: npt.NDArray[np.float64]) -> Tensor:
         """Voxel coordinates of LPS points as a grid ``[1, dim, N, 1(, 1)]``."""
-        voxels = torch.from_numpy(map_points(_inverse(affine), _flip(points)))
+        voxels = torch.from_numpy(transform_points(np.linalg.inv(affine), flip_points(points)))
         return voxels.T.reshape([1, self.dim, -1] + [1] * (self.dim - 1))
 
     def _world(self, voxels: Tensor, affine: npt.NDArray[np.float64]) -> Points:
-        return _flip(map_points(affine, voxels.reshape(self.dim, -1).T.numpy()))
-
-
-def _inverse(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.asarray(np.linalg.inv(affine), dtype=np.float64)
-
-
-def _flip(points: Points) -> Points:
-    """LPS to RAS, and back."""
-    return points * np.array([-1.0, -1.0, 1.0])[: points.shape[1]]
+        return flip_points(transform_points(affine, voxels.reshape(self.dim, -1).T.numpy()))
 
 
 def write_registration(transform: Transform, subject_affine: npt.NDArray[np.floating], path: Path) -> None:
@@ -115,16 +107,13 @@ def write_registration(transform: Transform, subject_affine: npt.NDArray[np.floa
     model = transform.model
     if not isinstance(model, VelocityField):
         raise TypeError(f"expected a transform with a velocity field, found {type(model).__name__}.")
-    dim = len(transform.shape)
-    world = np.eye(dim + 1)
-    world[:dim, :dim], world[:dim, dim] = subject_affine[:dim, :dim], subject_affine[:dim, -1][:dim]
     arrays: dict[str, Any] = {
         "velocity": transform.velocity[0].detach().float().cpu().numpy(),
         "affine": transform.affine[0].detach().double().cpu().numpy(),
         "shape": np.asarray(transform.shape),
         "spacing": np.asarray(transform.spacing, dtype=np.float64),
         "squarings": np.asarray(model.squarings),
-        "subject_affine": world,
+        "subject_affine": homogeneous(subject_affine, len(transform.shape)),
     }
     write_whole(path, lambda part: np.savez_compressed(part, **arrays))
 

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..spatial.world import LPS, homogeneous, transform_points
+
 __all__ = ["Picture", "Plane", "atlas_coordinates", "choose_planes", "middle_planes"]
 
 Picture = npt.NDArray[Any]  # [rows, columns], as displayed
@@ -154,13 +156,11 @@ def atlas_coordinates(
     dim = len(plane.window)
     grown = replace(plane, window=tuple((first - 1, last + 1) for first, last in plane.window))  # for differences
     voxels = np.stack(np.meshgrid(*(np.arange(*bounds) for bounds in grown.window), indexing="ij")).astype(float)
-    lps = np.diag([-1.0, -1.0, 1.0])[:dim, :dim]
-    matrix = lps @ affine[:dim, :dim]
-    points = voxels.reshape(dim, -1).T @ matrix.T + lps @ affine[:dim, 3]
-    field = to_atlas(points).T.reshape(voxels.shape)
+    grid = homogeneous(LPS @ affine, dim)
+    field = to_atlas(transform_points(grid, voxels.reshape(dim, -1).T)).T.reshape(voxels.shape)
     axes = range(1, dim + 1)
     jacobian = np.stack([np.gradient(field, axis=axis) for axis in axes], axis=1)  # [component, axis, *window]
-    determinant = np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1))) / np.linalg.det(matrix)
+    determinant = np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1))) / np.linalg.det(grid)
     inner = (slice(1, -1),) * dim
     return (
         plane.turn(field[plane.across][inner]),

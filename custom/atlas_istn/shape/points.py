@@ -20,13 +20,13 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..io.files import write_whole
+from ..spatial.world import LPS
 
 __all__ = ["POINT_SUFFIXES", "PointFile", "read_points"]
 
 POINT_SUFFIXES = (".csv", ".fcsv", ".mrk.json")
 Points = npt.NDArray[np.float64]
 
-_FLIP = np.array([-1.0, -1.0, 1.0])
 _FROM_CONTROL_POINTS = ("Fiducial", "Line", "Angle", "Curve", "ClosedCurve")
 
 
@@ -196,4 +196,4 @@ def _sign(system: str) -> npt.NDArray[np.float64]:
     """Factors from a coordinate system to LPS."""
     if system not in ("LPS", "RAS"):
         raise InputError(f"expected the coordinate system LPS or RAS, found {system}. Save the points again.")
-    return _FLIP if system == "RAS" else np.ones(3)
+    return LPS.diagonal()[:3] if system == "RAS" else np.ones(3)

@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..io.geometry import name_of
 from ..io.loading import read_volume
 from ..io.outputs import write_image, write_labelmap
+from ..spatial.world import flip_points, homogeneous, transform_points
 from .points import POINT_SUFFIXES, read_points
 from .run import ATLAS, Run, counted
 from .surfaces import MESH_SUFFIXES, read_surface, write_surface
@@ -204,10 +205,8 @@ def _check_overlap(run: Run, image: MetaTensor, source: str, path: str | Path) -
 
 def _to_world(voxels: Points, grid: MetaTensor, dim: int) -> Points:
     """LPS millimetres of voxel coordinates ``[N, dim]``."""
-    affine = grid.affine.numpy().astype(np.float64)
-    return (voxels @ affine[:dim, :dim].T + affine[:dim, 3]) * np.array([-1.0, -1.0, 1.0])[:dim]
+    return flip_points(transform_points(homogeneous(grid.affine.numpy(), dim), voxels))
 
 
 def _to_voxels(points: Points, grid: MetaTensor, dim: int) -> Points:
-    affine = grid.affine.numpy().astype(np.float64)
-    return (points * np.array([-1.0, -1.0, 1.0])[:dim] - affine[:dim, 3]) @ np.linalg.inv(affine[:dim, :dim]).T
+    return transform_points(np.linalg.inv(homogeneous(grid.affine.numpy(), dim)), flip_points(points))

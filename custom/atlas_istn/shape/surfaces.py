@@ -15,6 +15,7 @@ from skimage.measure import find_contours, marching_cubes
 
 from ..errors import InputError
 from ..io.files import muted, write_whole
+from ..spatial.world import flip_points, homogeneous, transform_points
 
 __all__ = ["MESH_SUFFIXES", "Surface", "label_surface", "read_surface", "write_surface"]
 
@@ -76,9 +77,9 @@ def label_surface(
         # "ascent" turns the triangles outwards in a right-handed world, which the tests check.
         points, triangles, _, _ = marching_cubes(padded, 0.0, gradient_direction="ascent")
         points, lines = points.astype(np.float64) - 1, ()
-    world = points @ np.asarray(affine)[:dim, :dim].T + np.asarray(affine)[:dim, dim]
+    world = transform_points(homogeneous(np.asarray(affine), dim), points)
     full = np.zeros((len(world), 3))
-    full[:, :dim] = world * np.array([-1.0, -1.0, 1.0])[:dim]
+    full[:, :dim] = flip_points(world)
     return Surface(full, triangles.astype(np.int64), lines)
 
 
@@ -126,7 +127,7 @@ def read_surface(path: str | Path) -> Surface:
         raise InputError(f"{path}: expected a surface with points, found none, or a damaged file. Export it again.")
     points = vtk_to_numpy(mesh.GetPoints().GetData()).astype(np.float64)
     if _is_ras(reader, mesh, suffix):
-        points = points * np.array([-1.0, -1.0, 1.0])
+        points = flip_points(points)
     values = {}
     for index in range(mesh.GetPointData().GetNumberOfArrays()):
         array = mesh.GetPointData().GetArray(index)
