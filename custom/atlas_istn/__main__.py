@@ -62,8 +62,9 @@ def main() -> None:
             return
         sys.exit(f"There is no command '{name}'.\n{usage}")
     module, function, _ = COMMANDS[name]
-    gc.disable()  # half a second would go into looking for garbage among the modules of torch and MONAI, which stay
+    gc.disable()  # a second would go into looking for garbage among the modules of torch and MONAI, which stay
     command = getattr(importlib.import_module(f"atlas_istn.{module}"), function)
+    gc.freeze()
     gc.enable()
     call = understand(name, command, sys.argv[2:])
     try:
