@@ -26,6 +26,8 @@ __all__ = ["RefinementInferer"]
 
 _RATES = {"field": 0.05, "weights": 1e-3}
 _AFFINE_SHARE = 0.2  # of the rate of a field: the affine parameters are fractions of half the extent, not voxels
+_FOREGROUND = 0.01  # probability from which a voxel is foreground for the window of the objective
+_MARGIN = 8  # voxels of the window around the foreground
 _STIFFER = 10.0  # the stiff λ in units of λ*, by default
 
 
@@ -149,7 +151,8 @@ class RefinementInferer(SegmentationInferer):
             aim = _Aim(self, network, target[case], None if fallback is None else fallback[case])
             phases = self._phases(regularisation, aim)
             parameters = self._parameters(mode, network, start[case], build)
-            fits.append(optimise(parameters, aim.objective(), phases, self.settling))
+            begin = build(start[case].velocity, start[case].parameters)
+            fits.append(optimise(parameters, aim.objective(begin), phases, self.settling))
             targets.append(aim.target)
             trusts.append(aim.trust)
         fit = Fit.cat(fits)
@@ -170,16 +173,21 @@ class RefinementInferer(SegmentationInferer):
             Phase(self.iterations - count, regularisation, aim.reconsider if aim.doubtful else None),
         ]
 
-    def objective(self, network: AtlasISTN, target: Tensor) -> Objective:
-        """Return L* without its regulariser's weight: β* La2s* + γ* Ls2a* for targets ``[B, Nc, *shape]`` (17-19)."""
+    def objective(self, network: AtlasISTN, target: Tensor, moved: Tensor) -> Objective:
+        """Return L* without its regulariser's weight: β* La2s* + γ* Ls2a* (17-19).
+
+        Args:
+            network: holds the atlas.
+            target: soft labelmaps ``[B, Nc, *shape]``.
+            moved: the atlas on them, as far as it is registered; what lies far from the foreground of both is left out.
+        """
         weights = {False: self.atlas_weight, True: self.subject_weight}
-        return Objective(
-            [
-                Pair(network.atlas_labels, target, self.similarity, weight, backward)
-                for backward, weight in weights.items()
-                if weight > 0
-            ]
-        )
+        pairs = [
+            Pair(network.atlas_labels, target, self.similarity, weight, backward)
+            for backward, weight in weights.items()
+            if weight > 0
+        ]
+        return Objective(pairs, window=_window(torch.cat([target, moved])))
 
 
 class _Aim:
@@ -196,17 +204,26 @@ class _Aim:
     def doubtful(self) -> bool:
         return self.fallback is not None and self.inferer.policy.trust is not None
 
-    def objective(self) -> Objective:
-        return self.inferer.objective(self.network, self.target)
+    def objective(self, transform: Transform) -> Objective:
+        return self.inferer.objective(self.network, self.target, transform.to_fixed(self.network.atlas_labels))
 
     def reconsider(self, transform: Transform) -> tuple[Objective, Tensor]:
         """Put the fallback in the place of what is not believed."""
         policy, fallback = self.inferer.policy, cast(Tensor, self.fallback)
         self.trust = policy.believed(self.target, transform.to_fixed(self.network.atlas_labels))
         self.target = policy.mixed(self.target, fallback, self.trust)
-        return self.objective(), self.trust < 1.0
+        return self.objective(transform), self.trust < 1.0
 
 
 def _build(network: AtlasISTN) -> Build:
     """Makes transforms of velocity and raw affine parameters; a closed gate keeps the affine part out."""
     return lambda velocity, parameters: network.transform(velocity, parameters * network.affine_gate)
+
+
+def _window(labels: Tensor) -> list[slice]:
+    """The box around the foreground of soft labelmaps ``[B, Nc, *shape]``, with a margin for what still moves."""
+    foreground = (labels[:, 1:].amax(dim=(0, 1)) > _FOREGROUND).nonzero()
+    if not len(foreground):
+        return [slice(None)] * (labels.ndim - 2)
+    first, last = foreground.amin(dim=0).tolist(), foreground.amax(dim=0).tolist()
+    return [slice(max(low - _MARGIN, 0), high + 1 + _MARGIN) for low, high in zip(first, last, strict=True)]

@@ -8,14 +8,15 @@ pairwise ISTN two maps of its ITN, multi-atlas refinement two images and two pre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..spatial import Transform, warp
+from ..spatial import Transform, resample
 from .regularisers import mean_squared_gradient
 from .similarity import squared_error
 
@@ -50,7 +51,7 @@ class Terms(NamedTuple):
     """The parts of an objective, each per case ``[B]``.
 
     Attributes:
-        errors: of each pair, before its weight.
+        errors: of each pair, before its weight; in a window, its mean there.
         misfit: their weighted sum.
         penalty: of the field; its weight is the business of whoever minimises.
     """
@@ -69,28 +70,43 @@ class Objective:
     Args:
         pairs: what shall be alike.
         regulariser: penalty of the displacement of the non-rigid part on its own grid; a map without one has none.
+        window: range of voxels of the fixed images along each axis outside of which all pairs agree: it saves what it
+            leaves out, and changes nothing for errors that are means over voxels. For pairs that are not backward.
     """
 
-    def __init__(self, pairs: Sequence[Pair], regulariser: Regulariser = mean_squared_gradient) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        regulariser: Regulariser = mean_squared_gradient,
+        window: Sequence[slice] | None = None,
+    ) -> None:
         self.pairs = tuple(pairs)
         self.regulariser = regulariser
+        self.window = None
+        if window is not None and not any(pair.backward for pair in pairs):
+            box = (slice(None), slice(None), *window)
+            share = [math.prod(pair.fixed[box].shape[2:]) / math.prod(pair.fixed.shape[2:]) for pair in pairs]
+            self.pairs = tuple(
+                replace(pair, fixed=pair.fixed[box].contiguous(), weight=pair.weight * part)
+                for pair, part in zip(pairs, share, strict=True)
+            )
+            self.window = window
 
     def __call__(self, transform: Transform) -> Terms:
         """The terms of a batch of transforms between fixed and moving images."""
         penalties: list[Tensor] = []
-        displacements: dict[bool, Tensor] = {}
+        grids: dict[bool, Tensor] = {}
         for backward in sorted({pair.backward for pair in self.pairs}):
             deformation = transform.deformation(inverse=not backward)
-            resample = transform.fixed_to_moving if backward else transform.moving_to_fixed
-            displacements[backward] = resample(deformation)
+            grids[backward] = transform.sampling_grid(backward, deformation, self.window)
             if deformation is not None:
                 penalties.append(self.regulariser(deformation, transform.spacing))
-        errors = tuple(_error(pair, displacements[pair.backward]) for pair in self.pairs)
+        errors = tuple(_error(pair, grids[pair.backward]) for pair in self.pairs)
         misfit = torch.stack([pair.weight * error for pair, error in zip(self.pairs, errors, strict=True)]).sum(dim=0)
         penalty = torch.stack(penalties).mean(dim=0) if penalties else torch.zeros_like(misfit)
         return Terms(errors, misfit, penalty)
 
 
-def _error(pair: Pair, displacement: Tensor) -> Tensor:
+def _error(pair: Pair, grid: Tensor) -> Tensor:
     resampled, still = (pair.fixed, pair.moving) if pair.backward else (pair.moving, pair.fixed)
-    return pair.similarity(warp(resampled, displacement), still)
+    return pair.similarity(resample(resampled, grid), still)

@@ -19,6 +19,7 @@ from .sampling import full_precision
 
 __all__ = [
     "affine_matrix",
+    "affine_sampling_grid",
     "apply_affine",
     "compose_affine",
     "decompose_affine",
@@ -129,12 +130,43 @@ def apply_affine(matrix: Tensor, points: Tensor, spacing: list[float], shape: li
     Returns:
         ``[B, dim, *grid]``, voxel coordinates.
     """
-    dim = len(shape)
-    size = torch.tensor(spacing, device=points.device, dtype=points.dtype)
-    centre = torch.tensor([(n - 1) / 2 for n in shape], device=points.device, dtype=points.dtype)
-    # One matrix in voxel coordinates: S⁻¹ (A S (p − c) + t) + c
-    linear = matrix[..., :dim] * size / size.unsqueeze(-1)
-    centre = centre.reshape(1, dim, 1)
-    offset = matrix[..., dim:] / size.unsqueeze(-1) + centre - _multiply(linear, centre)
+    linear, offset = _in_voxels(matrix, spacing, shape)
     mapped = _multiply(linear, points.flatten(2)) + offset
     return mapped.reshape(list(mapped.shape[:2]) + list(points.shape[2:]))
+
+
+def affine_sampling_grid(matrix: Tensor, spacing: list[float], shape: list[int], lines: list[Tensor]) -> Tensor:
+    """Where an affine map takes the points of a rectilinear grid, as `resample` wants it.
+
+    A sum of one vector per axis: much cheaper than to multiply every point by the matrix.
+
+    Args:
+        matrix: ``[B, dim, dim + 1]``, in centred coordinates.
+        spacing: size of a voxel along each array axis, in the unit of the matrix.
+        shape: spatial shape of the image whose centre is the origin.
+        lines: voxel coordinates of the grid along each axis.
+
+    Returns:
+        ``[B, dim, *grid]``, coordinates in [-1, 1] over the image, last axis first.
+    """
+    dim = len(shape)
+    linear, offset = _in_voxels(matrix, spacing, shape)
+    size = torch.tensor([2.0 / max(n - 1, 1) for n in shape], device=matrix.device, dtype=matrix.dtype)
+    linear, offset = linear * size.unsqueeze(-1), offset[..., 0] * size - 1.0
+    rows: list[Tensor] = []
+    for i in range(dim - 1, -1, -1):
+        row = offset[:, i].reshape([-1] + [1] * dim)
+        for k in range(dim):
+            part = linear[:, i, k].unsqueeze(-1) * lines[k].to(matrix)
+            row = row + part.reshape([len(part)] + [1] * k + [-1] + [1] * (dim - 1 - k))
+        rows.append(row)
+    return torch.stack(rows, dim=1)
+
+
+def _in_voxels(matrix: Tensor, spacing: list[float], shape: list[int]) -> tuple[Tensor, Tensor]:
+    """The map in voxel coordinates, S⁻¹ (A S (p − c) + t) + c: linear ``[B, dim, dim]`` and offset ``[B, dim, 1]``."""
+    dim = len(shape)
+    size = torch.tensor(spacing, device=matrix.device, dtype=matrix.dtype)
+    centre = torch.tensor([(n - 1) / 2 for n in shape], device=matrix.device, dtype=matrix.dtype).reshape(1, dim, 1)
+    linear = matrix[..., :dim] * size / size.unsqueeze(-1)
+    return linear, matrix[..., dim:] / size.unsqueeze(-1) + centre - _multiply(linear, centre)

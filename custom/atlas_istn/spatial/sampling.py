@@ -4,13 +4,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["full_precision", "identity_grid", "resize_displacement", "sample_displacement", "warp"]
+__all__ = [
+    "full_precision",
+    "identity_grid",
+    "resample",
+    "resize_displacement",
+    "resize_linearly",
+    "sample_displacement",
+    "warp",
+]
 
 
 def _build_identity(shape: list[int], device: torch.device) -> Tensor:
@@ -79,11 +88,24 @@ def warp(image: Tensor, displacement: Tensor, mode: str = "bilinear", padding_mo
 
 def _sample(image: Tensor, points: Tensor, mode: str = "bilinear", padding_mode: str = "border") -> Tensor:
     """Values ``[B, C, *grid]`` of an image at voxel coordinates ``[B, dim, *grid]``, in the precision of these."""
-    points = full_precision(points)
-    image = image.to(points.dtype)
-    if image.shape[0] != points.shape[0]:
-        image = image.expand([points.shape[0]] + [-1] * (image.dim() - 1))
-    grid = _normalised(points, list(image.shape[2:]))
+    return resample(image, _normalised(full_precision(points), list(image.shape[2:])), mode, padding_mode)
+
+
+def resample(image: Tensor, grid: Tensor, mode: str = "bilinear", padding_mode: str = "border") -> Tensor:
+    """Values of an image at the points of a grid that is made already.
+
+    Args:
+        image: ``[B or 1, C, *shape]``.
+        grid: ``[B, *grid, dim]``, coordinates in [-1, 1] over the image, last axis first, as of `grid_sample`.
+        mode: see `warp`.
+        padding_mode: see `warp`.
+
+    Returns:
+        ``[B, C, *grid]``, in the precision of the grid.
+    """
+    image = image.to(grid.dtype)
+    if image.shape[0] != grid.shape[0]:
+        image = image.expand([grid.shape[0]] + [-1] * (image.dim() - 1))
     # grid_sample is on autocast's float32 list on CUDA; on a CPU the two inputs already decide.
     return F.grid_sample(image, grid, mode=mode, padding_mode=padding_mode, align_corners=True)
 
@@ -118,3 +140,37 @@ def resize_displacement(displacement: Tensor, shape: list[int]) -> Tensor:
     resized = F.interpolate(full_precision(displacement), size=shape, mode=mode, align_corners=True)
     ratio = torch.tensor([(n - 1) / max(old[i] - 1, 1) for i, n in enumerate(shape)], device=resized.device)
     return resized * ratio.reshape([1, len(shape)] + [1] * len(shape))
+
+
+def resize_linearly(field: Tensor, shape: Sequence[int], window: Sequence[slice] | None = None) -> Tensor:
+    """Interpolate linearly on another grid over the same extent, or on a window of it, by a matrix product per axis.
+
+    As `F.interpolate` with ``align_corners``, but several times faster on a CPU, backwards most of all.
+
+    Args:
+        field: ``[B, C, *old_shape]``.
+        shape: spatial shape of the new grid.
+        window: range of its points along each axis that are wanted; default all.
+
+    Returns:
+        ``[B, C, *window]``.
+    """
+    # The last axis first: the larger the axis behind it, the better the products of the others.
+    for axis in range(len(shape) - 1, -1, -1):
+        rows = window[axis] if window else slice(None)
+        matrix = _interpolation(shape[axis], field.shape[2 + axis], field.device)[rows].to(field.dtype)
+        if field.shape[2 + axis] == shape[axis]:
+            field = field[(slice(None),) * (2 + axis) + (rows,)]
+        elif axis == len(shape) - 1:
+            field = field @ matrix.T
+        else:
+            field = (matrix @ field.flatten(3 + axis)).reshape(*field.shape[: 2 + axis], -1, *field.shape[3 + axis :])
+    return field
+
+
+@lru_cache(maxsize=64)
+def _interpolation(new: int, old: int, device: torch.device) -> Tensor:
+    """Weights ``[new, old]`` of linear interpolation; both grids share their ends."""
+    place = torch.linspace(0, old - 1, new, dtype=torch.float64)
+    weights = (1 - (place[:, None] - torch.arange(old)[None]).abs()).clamp_min(0)
+    return weights.float().to(device)

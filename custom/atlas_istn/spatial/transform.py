@@ -16,16 +16,17 @@ the fixed one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from .affine import apply_affine, invert_affine
+from .affine import affine_sampling_grid, apply_affine, invert_affine
 from .deformation import DeformationModel, VelocityField
 from .jacobian import jacobian_determinant
-from .sampling import identity_grid, resize_displacement, sample_displacement, warp
+from .sampling import identity_grid, resample, resize_displacement, resize_linearly, sample_displacement, warp
 
 __all__ = ["Transform", "fixed_to_moving_displacement", "moving_to_fixed_displacement"]
 
@@ -121,6 +122,45 @@ class Transform:
         """Displacement ``[B, dim, *shape]`` of Φ⁻¹ in voxels; ``deformation`` reuses φ⁻¹ where it is already known."""
         deformation = self.deformation(inverse=True) if deformation is None else deformation
         return moving_to_fixed_displacement(self._full(deformation), self.affine, list(self.spacing))
+
+    def sampling_grid(
+        self, backward: bool = False, deformation: Tensor | None = None, window: Sequence[slice] | None = None
+    ) -> Tensor:
+        """Points at which the moving image is sampled for the fixed one, or the other way, as `resample` wants them.
+
+        The same map as `moving_to_fixed` and `fixed_to_moving`, made for optimisation: it is composed at the nodes of
+        the deformation's own grid and interpolated between these, in place of being composed at every voxel. That
+        differs in the second order of the deformation's roughness, by some hundredths of a voxel.
+
+        Args:
+            backward: Φ, which samples the fixed image, in place of Φ⁻¹.
+            deformation: φ, without ``backward`` φ⁻¹, on its own grid, where it is already known.
+            window: range of voxels along each axis; default all.
+
+        Returns:
+            ``[B, *window, dim]``, coordinates in [-1, 1] over the image, last axis first.
+        """
+        spacing, shape = list(self.spacing), list(self.shape)
+        if deformation is None:
+            deformation = self.deformation(inverse=not backward)
+        own = shape if deformation is None else list(deformation.shape[2:])
+        nodes = [torch.linspace(0, n - 1, m, device=self.affine.device) for n, m in zip(shape, own, strict=True)]
+        if deformation is None:
+            points = affine_sampling_grid(
+                self.affine if backward else invert_affine(self.affine), spacing, shape, nodes
+            )
+        elif backward:
+            ratio = torch.tensor([(n - 1) / max(m - 1, 1) for n, m in zip(shape, own, strict=True)])
+            still = torch.stack(torch.meshgrid(nodes, indexing="ij"))
+            moved = still + deformation * ratio.to(deformation).reshape(-1, *[1] * len(shape))
+            size = torch.tensor([2.0 / max(n - 1, 1) for n in shape]).to(deformation).reshape(-1, *[1] * len(shape))
+            points = (apply_affine(self.affine, moved, spacing, shape) * size - 1.0).flip(1)
+        else:
+            points = affine_sampling_grid(invert_affine(self.affine), spacing, shape, nodes)
+            # Steps in the same coordinates, in which both grids have the same extent.
+            size = torch.tensor([2.0 / max(m - 1, 1) for m in own]).to(deformation).reshape(-1, *[1] * len(own))
+            points = points + resample((deformation * size).flip(1), points.movedim(1, -1))
+        return resize_linearly(points, shape, window).movedim(1, -1)
 
     def to_moving(self, fixed: Tensor) -> Tensor:
         """Resample the fixed image ``[B or 1, C, *shape]`` in the space of the moving one, ``z ∘ Φ``."""

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from .sampling import full_precision, identity_grid, sample_displacement
+from .sampling import full_precision, identity_grid, resample
 
 __all__ = ["exponential"]
 
@@ -25,9 +26,13 @@ def exponential(velocity: Tensor, squarings: int = 5) -> Tensor:
     Returns:
         ``[B, dim, *shape]`` in voxels, float32, or float64 where the velocity is.
     """
-    identity = identity_grid(list(velocity.shape[2:]), velocity.device)
-    step = full_precision(velocity) / 2**squarings
-    displacement = sample_displacement(step, identity + 0.5 * step)
+    shape, velocity = list(velocity.shape[2:]), full_precision(velocity)
+    # In the coordinates of `resample`, so that nothing has to be rescaled or turned about between the squarings.
+    size = torch.tensor([2.0 / max(n - 1, 1) for n in shape], device=velocity.device, dtype=velocity.dtype)
+    size = size.reshape([1, -1] + [1] * len(shape))
+    identity = (identity_grid(shape, velocity.device) * size - 1.0).flip(1)
+    step = (velocity * size).flip(1) / 2**squarings
+    displacement = resample(step, (identity + 0.5 * step).movedim(1, -1))
     for _ in range(squarings):
-        displacement = displacement + sample_displacement(displacement, identity + displacement)
-    return displacement
+        displacement = displacement + resample(displacement, (identity + displacement).movedim(1, -1))
+    return displacement.flip(1) / size
