@@ -29,7 +29,9 @@ def mean_squared_gradient(displacement: Tensor, spacing: Sequence[float]) -> Ten
     total = torch.zeros(len(displacement), device=displacement.device, dtype=displacement.dtype)
     for axis, step in enumerate(size):
         squares = displacement.diff(dim=2 + axis).square().flatten(2).mean(dim=2)
-        total = total + squares @ (size / step).square()
+        total = total + (squares * (size / step).square()).sum(
+            dim=1
+        )  # a product would be half precision under autocast
     return total
 
 
@@ -56,7 +58,7 @@ def bending_energy(displacement: Tensor, spacing: Sequence[float]) -> Tensor:
         for k in range(j, dim):
             second = _second_difference(displacement, 2 + j, 2 + k)[inner]
             weights = (size * mean_size / (size[j] * size[k])).square() * (1.0 if j == k else 2.0)
-            total = total + second.square().flatten(2).mean(dim=2) @ weights
+            total = total + (second.square().flatten(2).mean(dim=2) * weights).sum(dim=1)
     return total
 
 

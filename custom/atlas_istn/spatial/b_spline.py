@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .deformation import invert_displacement
-from .sampling import full_precision
+from .sampling import full_precision, multiply_axis
 
 __all__ = ["BSpline", "control_points"]
 
@@ -49,8 +49,7 @@ class BSpline:
         """
         dense = full_precision(field)
         for axis, size in enumerate(self.shape):
-            basis = _basis(size, field.shape[2 + axis] - 3, field.device).to(dense.dtype)
-            dense = (dense.movedim(2 + axis, -1) @ basis.T).movedim(-1, 2 + axis)
+            dense = multiply_axis(_basis(size, field.shape[2 + axis] - 3, field.device), dense, 2 + axis)
         return dense if inverse else invert_displacement(dense, self.iterations)
 
 

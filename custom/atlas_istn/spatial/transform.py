@@ -26,7 +26,7 @@ from torch import Tensor
 from .affine import affine_sampling_grid, apply_affine, invert_affine
 from .deformation import DeformationModel, VelocityField
 from .jacobian import jacobian_determinant
-from .sampling import identity_grid, resample, resize_displacement, resize_linearly, sample_displacement, warp
+from .sampling import identity_grid, resample, resize_displacement, sample_displacement, warp
 
 __all__ = ["Transform", "fixed_to_moving_displacement", "moving_to_fixed_displacement"]
 
@@ -128,14 +128,13 @@ class Transform:
     ) -> Tensor:
         """Points at which the moving image is sampled for the fixed one, or the other way, as `resample` wants them.
 
-        The same map as `moving_to_fixed` and `fixed_to_moving`, made for optimisation: it is composed at the nodes of
-        the deformation's own grid and interpolated between these, in place of being composed at every voxel. That
-        differs in the second order of the deformation's roughness, by some hundredths of a voxel.
+        The same map as `moving_to_fixed` and `fixed_to_moving`, made for optimisation: nothing is turned about between
+        the coordinates of voxels and those of resampling.
 
         Args:
             backward: Φ, which samples the fixed image, in place of Φ⁻¹.
             deformation: φ, without ``backward`` φ⁻¹, on its own grid, where it is already known.
-            window: range of voxels along each axis; default all.
+            window: range of voxels of the fixed image along each axis; default all, as always with ``backward``.
 
         Returns:
             ``[B, *window, dim]``, coordinates in [-1, 1] over the image, last axis first.
@@ -143,24 +142,18 @@ class Transform:
         spacing, shape = list(self.spacing), list(self.shape)
         if deformation is None:
             deformation = self.deformation(inverse=not backward)
-        own = shape if deformation is None else list(deformation.shape[2:])
-        nodes = [torch.linspace(0, n - 1, m, device=self.affine.device) for n, m in zip(shape, own, strict=True)]
-        if deformation is None:
-            points = affine_sampling_grid(
-                self.affine if backward else invert_affine(self.affine), spacing, shape, nodes
-            )
-        elif backward:
-            ratio = torch.tensor([(n - 1) / max(m - 1, 1) for n, m in zip(shape, own, strict=True)])
-            still = torch.stack(torch.meshgrid(nodes, indexing="ij"))
-            moved = still + deformation * ratio.to(deformation).reshape(-1, *[1] * len(shape))
-            size = torch.tensor([2.0 / max(n - 1, 1) for n in shape]).to(deformation).reshape(-1, *[1] * len(shape))
-            points = (apply_affine(self.affine, moved, spacing, shape) * size - 1.0).flip(1)
-        else:
-            points = affine_sampling_grid(invert_affine(self.affine), spacing, shape, nodes)
-            # Steps in the same coordinates, in which both grids have the same extent.
-            size = torch.tensor([2.0 / max(m - 1, 1) for m in own]).to(deformation).reshape(-1, *[1] * len(own))
-            points = points + resample((deformation * size).flip(1), points.movedim(1, -1))
-        return resize_linearly(points, shape, window).movedim(1, -1)
+        size = torch.tensor([2.0 / max(n - 1, 1) for n in shape]).to(self.affine).reshape(-1, *[1] * len(shape))
+        if deformation is not None and backward:
+            moved = identity_grid(shape, self.affine.device) + self._full(deformation)
+            return (apply_affine(self.affine, moved, spacing, shape) * size - 1.0).flip(1).movedim(1, -1)
+        rows = window or [slice(None)] * len(shape)
+        lines = [torch.arange(n, device=self.affine.device)[row] for n, row in zip(shape, rows, strict=True)]
+        affine = self.affine if backward else invert_affine(self.affine)
+        points = affine_sampling_grid(affine, spacing, shape, lines)
+        if deformation is not None:
+            steps = (self._full(deformation) * size).flip(1)
+            points = points + resample(steps, points.movedim(1, -1))
+        return points.movedim(1, -1)
 
     def to_moving(self, fixed: Tensor) -> Tensor:
         """Resample the fixed image ``[B or 1, C, *shape]`` in the space of the moving one, ``z ∘ Φ``."""
