@@ -94,7 +94,7 @@ def optimise(
         The best iterates: no case is worse off than where it started, by its last objective.
     """
     settling = settling or Settling()
-    adam = torch.optim.Adam(parameters.groups())
+    adam = torch.optim.Adam(parameters.groups(), fused=True)
     best, curve = _Best(), []
     settled = torch.empty(0)
     for iteration, (phase, since) in enumerate(_schedule(phases)):

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..spatial import per_axis
+
 __all__ = ["bending_energy", "mean_squared_gradient"]
 
 
@@ -25,8 +27,8 @@ def mean_squared_gradient(displacement: Tensor, spacing: Sequence[float]) -> Ten
     Returns:
         ``[B]``.
     """
-    size = torch.tensor(spacing, device=displacement.device, dtype=displacement.dtype)
-    total = torch.zeros(len(displacement), device=displacement.device, dtype=displacement.dtype)
+    size = per_axis(list(spacing), displacement)[:, 0]
+    total = displacement.new_zeros(len(displacement))
     for axis, step in enumerate(size):
         squares = displacement.diff(dim=2 + axis).square().flatten(2).mean(dim=2)
         total = total + (squares * (size / step).square()).sum(

@@ -20,7 +20,7 @@ from .affine import (
 from .b_spline import BSpline, control_points
 from .deformation import DeformationModel, DisplacementField, VelocityField, invert_displacement
 from .jacobian import displacement_gradient, jacobian_determinant
-from .sampling import identity_grid, multiply_axis, resample, resize_displacement, sample_displacement, warp
+from .sampling import identity_grid, multiply_axis, per_axis, resample, resize_displacement, sample_displacement, warp
 from .transform import Transform, fixed_to_moving_displacement, moving_to_fixed_displacement
 from .velocity import exponential
 
@@ -45,6 +45,7 @@ __all__ = [
     "moving_to_fixed_displacement",
     "multiply_axis",
     "num_affine_parameters",
+    "per_axis",
     "resample",
     "resize_displacement",
     "sample_displacement",

@@ -15,7 +15,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from .sampling import full_precision
+from .sampling import full_precision, per_axis
 
 __all__ = [
     "affine_matrix",
@@ -37,18 +37,24 @@ def num_affine_parameters(dim: int, shear: bool = False) -> int:
 def _rotation(vector: Tensor) -> Tensor:
     """Rotation matrices ``[B, dim, dim]`` of an angle ``[B, 1]`` or rotation vectors ``[B, 3]``, in radians.
 
-    The matrix exponential of the skew-symmetric generator: regular everywhere, the identity included.
+    The matrix exponential of the skew-symmetric generator by Rodrigues' formula, regular everywhere, the identity
+    included: ``1 + sin θ/θ K + (1 − cos θ)/θ² K²``.
     """
-    generator = torch.zeros(vector.shape[0], 3, 3, device=vector.device, dtype=vector.dtype)
     if vector.shape[1] == 1:
-        generator = generator[:, :2, :2].clone()
-        generator[:, 0, 1] = -vector[:, 0]
-        generator[:, 1, 0] = vector[:, 0]
-    else:
-        generator[:, 0, 1], generator[:, 1, 0] = -vector[:, 2], vector[:, 2]
-        generator[:, 0, 2], generator[:, 2, 0] = vector[:, 1], -vector[:, 1]
-        generator[:, 1, 2], generator[:, 2, 1] = -vector[:, 0], vector[:, 0]
-    return torch.linalg.matrix_exp(generator)
+        cos, sin = vector.cos(), vector.sin()
+        return torch.cat([cos, -sin, sin, cos], dim=1).reshape(-1, 2, 2)
+    x, y, z = vector.unbind(1)
+    zero = torch.zeros_like(x)
+    generator = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=1).reshape(-1, 3, 3)
+    # A square root has no derivative at 0; the least angle is far below any rounding of the matrix.
+    angle = (vector.square().sum(dim=1) + 1e-20).sqrt().reshape(-1, 1, 1)
+    half = torch.sinc(angle / (2 * torch.pi))
+    square = _multiply(generator, generator)
+    return (
+        torch.eye(3, device=vector.device, dtype=vector.dtype)
+        + torch.sinc(angle / torch.pi) * generator
+        + 0.5 * half * half * square
+    )
 
 
 def affine_matrix(parameters: Tensor, limits: Tensor) -> Tensor:
@@ -135,38 +141,37 @@ def apply_affine(matrix: Tensor, points: Tensor, spacing: list[float], shape: li
     return mapped.reshape(list(mapped.shape[:2]) + list(points.shape[2:]))
 
 
-def affine_sampling_grid(matrix: Tensor, spacing: list[float], shape: list[int], lines: list[Tensor]) -> Tensor:
-    """Where an affine map takes the points of a rectilinear grid, as `resample` wants it.
+def affine_sampling_grid(
+    matrix: Tensor, spacing: list[float], shape: list[int], start: list[int], size: list[int]
+) -> Tensor:
+    """Where an affine map takes the voxels of a window, as `resample` wants it.
 
-    A sum of one vector per axis: much cheaper than to multiply every point by the matrix.
+    A sum of one vector per axis: much cheaper than to multiply every voxel by the matrix.
 
     Args:
         matrix: ``[B, dim, dim + 1]``, in centred coordinates.
         spacing: size of a voxel along each array axis, in the unit of the matrix.
         shape: spatial shape of the image whose centre is the origin.
-        lines: voxel coordinates of the grid along each axis.
+        start: first voxel of the window along each axis.
+        size: voxels of the window along each axis.
 
     Returns:
-        ``[B, dim, *grid]``, coordinates in [-1, 1] over the image, last axis first.
+        ``[B, dim, *size]``, coordinates in [-1, 1] over the image, last axis first.
     """
     dim = len(shape)
     linear, offset = _in_voxels(matrix, spacing, shape)
-    size = torch.tensor([2.0 / max(n - 1, 1) for n in shape], device=matrix.device, dtype=matrix.dtype)
-    linear, offset = linear * size.unsqueeze(-1), offset[..., 0] * size - 1.0
-    rows: list[Tensor] = []
-    for i in range(dim - 1, -1, -1):
-        row = offset[:, i].reshape([-1] + [1] * dim)
-        for k in range(dim):
-            part = linear[:, i, k].unsqueeze(-1) * lines[k].to(matrix)
-            row = row + part.reshape([len(part)] + [1] * k + [-1] + [1] * (dim - 1 - k))
-        rows.append(row)
-    return torch.stack(rows, dim=1)
+    unit = per_axis([2.0 / max(n - 1, 1) for n in shape], matrix)
+    linear, total = (linear * unit).flip(1), (offset * unit - 1.0).flip(1).reshape([-1, dim] + [1] * dim)
+    for k in range(dim):
+        line = torch.arange(start[k], start[k] + size[k], device=matrix.device, dtype=matrix.dtype)
+        total = total + linear[:, :, k].reshape([-1, dim] + [1] * dim) * line.reshape([size[k]] + [1] * (dim - 1 - k))
+    return total
 
 
 def _in_voxels(matrix: Tensor, spacing: list[float], shape: list[int]) -> tuple[Tensor, Tensor]:
     """The map in voxel coordinates, S⁻¹ (A S (p − c) + t) + c: linear ``[B, dim, dim]`` and offset ``[B, dim, 1]``."""
     dim = len(shape)
-    size = torch.tensor(spacing, device=matrix.device, dtype=matrix.dtype)
-    centre = torch.tensor([(n - 1) / 2 for n in shape], device=matrix.device, dtype=matrix.dtype).reshape(1, dim, 1)
-    linear = matrix[..., :dim] * size / size.unsqueeze(-1)
-    return linear, matrix[..., dim:] / size.unsqueeze(-1) + centre - _multiply(linear, centre)
+    size = per_axis(spacing, matrix)
+    centre = per_axis([(n - 1) / 2 for n in shape], matrix)
+    linear = matrix[..., :dim] * size.reshape(1, dim) / size
+    return linear, matrix[..., dim:] / size + centre - _multiply(linear, centre.unsqueeze(0))

@@ -14,6 +14,7 @@ __all__ = [
     "full_precision",
     "identity_grid",
     "multiply_axis",
+    "per_axis",
     "resample",
     "resize_displacement",
     "sample_displacement",
@@ -55,9 +56,27 @@ def identity_grid(shape: list[int], device: torch.device) -> Tensor:
     return _eager_identity(shape, device)
 
 
+def per_axis(values: list[float], like: Tensor) -> Tensor:
+    """A constant for each axis, ``[dim, 1]``, of the type of a tensor; made once, but inside TorchScript."""
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return torch.tensor(values, dtype=like.dtype, device=like.device).unsqueeze(1)
+    return _eager_per_axis(values, like)
+
+
+@torch.jit.unused
+def _eager_per_axis(values: list[float], like: Tensor) -> Tensor:
+    return _cached_per_axis(tuple(values), like.dtype, like.device)
+
+
+@lru_cache(maxsize=128)
+def _cached_per_axis(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device).unsqueeze(1)
+
+
 def _normalised(points: Tensor, shape: list[int]) -> Tensor:
     """Voxel coordinates ``[B, dim, ...]`` for ``grid_sample``: ``[B, ..., dim]`` in [-1, 1], last axis first."""
-    scale = torch.tensor([2.0 / max(n - 1, 1) for n in shape], device=points.device, dtype=points.dtype)
+    scale = per_axis([2.0 / max(n - 1, 1) for n in shape], points).reshape(len(shape))
     return (points.movedim(1, -1) * scale - 1.0).flip(-1)
 
 
@@ -140,7 +159,7 @@ def resize_displacement(displacement: Tensor, shape: list[int]) -> Tensor:
         field = F.interpolate(full_precision(displacement), size=shape, mode=mode, align_corners=True)
     else:
         field = _interpolate(full_precision(displacement), shape)
-    ratio = torch.tensor([(n - 1) / max(old[i] - 1, 1) for i, n in enumerate(shape)], device=field.device)
+    ratio = per_axis([(n - 1) / max(old[i] - 1, 1) for i, n in enumerate(shape)], field)
     return field * ratio.reshape([1, len(shape)] + [1] * len(shape))
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from .affine import affine_sampling_grid, apply_affine, invert_affine
 from .deformation import DeformationModel, VelocityField
 from .jacobian import jacobian_determinant
-from .sampling import identity_grid, resample, resize_displacement, sample_displacement, warp
+from .sampling import identity_grid, per_axis, resample, resize_displacement, sample_displacement, warp
 
 __all__ = ["Transform", "fixed_to_moving_displacement", "moving_to_fixed_displacement"]
 
@@ -142,14 +142,14 @@ class Transform:
         spacing, shape = list(self.spacing), list(self.shape)
         if deformation is None:
             deformation = self.deformation(inverse=not backward)
-        size = torch.tensor([2.0 / max(n - 1, 1) for n in shape]).to(self.affine).reshape(-1, *[1] * len(shape))
+        size = per_axis([2.0 / max(n - 1, 1) for n in shape], self.affine).reshape(-1, *[1] * len(shape))
         if deformation is not None and backward:
             moved = identity_grid(shape, self.affine.device) + self._full(deformation)
             return (apply_affine(self.affine, moved, spacing, shape) * size - 1.0).flip(1).movedim(1, -1)
-        rows = window or [slice(None)] * len(shape)
-        lines = [torch.arange(n, device=self.affine.device)[row] for n, row in zip(shape, rows, strict=True)]
         affine = self.affine if backward else invert_affine(self.affine)
-        points = affine_sampling_grid(affine, spacing, shape, lines)
+        bounds = [part.indices(n)[:2] for part, n in zip(window or [slice(None)] * len(shape), shape, strict=True)]
+        start, size_of_window = [low for low, _ in bounds], [high - low for low, high in bounds]
+        points = affine_sampling_grid(affine, spacing, shape, start, size_of_window)
         if deformation is not None:
             steps = (self._full(deformation) * size).flip(1)
             points = points + resample(steps, points.movedim(1, -1))

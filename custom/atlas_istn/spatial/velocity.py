@@ -4,10 +4,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from .sampling import full_precision, identity_grid, resample
+from .sampling import full_precision, identity_grid, per_axis, resample
 
 __all__ = ["exponential"]
 
@@ -28,8 +27,7 @@ def exponential(velocity: Tensor, squarings: int = 5) -> Tensor:
     """
     shape, velocity = list(velocity.shape[2:]), full_precision(velocity)
     # In the coordinates of `resample`, so that nothing has to be rescaled or turned about between the squarings.
-    size = torch.tensor([2.0 / max(n - 1, 1) for n in shape], device=velocity.device, dtype=velocity.dtype)
-    size = size.reshape([1, -1] + [1] * len(shape))
+    size = per_axis([2.0 / max(n - 1, 1) for n in shape], velocity).reshape([1, -1] + [1] * len(shape))
     identity = (identity_grid(shape, velocity.device) * size - 1.0).flip(1)
     step = (velocity * size).flip(1) / 2**squarings
     displacement = resample(step, (identity + 0.5 * step).movedim(1, -1))
