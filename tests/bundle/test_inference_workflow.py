@@ -687,7 +687,9 @@ def test_a_real_series_gives_dicom_seg_with_the_voxels_of_the_nifti(
     np.testing.assert_array_equal(segmentation, expected)
 
 
-@pytest.mark.parametrize(("chosen", "message"), [("dicom_seg", "none of the images is a DICOM"), ("dicom", "unknown")])
+@pytest.mark.parametrize(
+    ("chosen", "message"), [("dicom_seg", "none of the images is a DICOM"), ("dicom", "expected nifti or dicom_seg")]
+)
 def test_dicom_seg_is_for_dicom(subjects: Path, solid_model: Path, tmp_path: Path, chosen: str, message: str) -> None:
     assert message in mistake(subjects, tmp_path, solid_model, **{**SOLID, "output_format": chosen})
 

@@ -1,0 +1,141 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The check of a run's settings, before anything else of the run."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from ..errors import InputError, show_input_errors
+from .kinds import NotAllowedError, Setting
+from .table import SETTINGS
+
+__all__ = ["begin", "check_settings", "read"]
+
+_REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
+
+
+def begin() -> None:
+    """Begin a run of the bundle: mistakes of the user end in one message, and the settings are checked and converted.
+
+    Goes first in the list that a workflow runs (``training``, ``inference``, …). MONAI's command line puts its values
+    into the parser as text or as Python reads them; here they get their types, before anything is made of them. The
+    parser is the one that evaluates this very call: MONAI hands it to nobody, so it is looked for among the callers.
+
+    Raises:
+        InputError: ids that are unknown, or values that make no sense: all of them in one message.
+    """
+    show_input_errors()
+    parser = _calling_parser()
+    config = parser.config
+    converted = check_settings(config)
+    changed = {name: value for name, value in converted.items() if value is not config[name] and value != config[name]}
+    changed |= {name: value for name, value in converted.items() if type(value) is not type(config[name])}
+    if changed:
+        config.update(changed)
+        parser.parse(reset=True)
+
+
+def _calling_parser() -> ConfigParser:
+    for frame in inspect.stack(context=0):
+        if isinstance(parser := frame.frame.f_locals.get("self"), ConfigParser):
+            return parser
+    raise RuntimeError("atlas_istn.settings.begin was not called by the configuration of a bundle")
+
+
+def read(name: str, value: Any) -> Any:
+    """Return the value of a setting in its type, as a host may send it with a request.
+
+    Args:
+        name: the id.
+        value: as it came.
+
+    Raises:
+        InputError: the setting cannot have it.
+    """
+    problems: list[str] = []
+    found = _read(name, SETTINGS[name], value, problems)
+    if problems:
+        raise InputError(problems[0])
+    return found
+
+
+def check_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert all settings of a configuration by the table of ids.
+
+    An id that the table does not have is in order if something in the configuration refers to it, as to what a data
+    configuration adds for its own use.
+
+    Args:
+        config: top-level ids and their values, as MONAI's parser holds them.
+
+    Returns:
+        The settings in their types.
+
+    Raises:
+        InputError: naming everything that is wrong.
+    """
+    problems: list[str] = []
+    referred = {name for text in _texts(config) for name in _REFERENCE.findall(text)}
+    converted: dict[str, Any] = {}
+    for name, value in config.items():
+        if name in SETTINGS:
+            converted[name] = _read(name, SETTINGS[name], value, problems)
+        elif not name.startswith("_") and name not in referred:
+            problems.append(_unknown(name, name, SETTINGS))
+    _check_together(converted, problems)
+    if problems:
+        number = f"{len(problems)} settings are" if len(problems) > 1 else "a setting is"
+        raise InputError(f"{number} wrong:\n" + "\n".join(f"  {problem}" for problem in problems))
+    return converted
+
+
+def _read(name: str, setting: Setting, value: Any, problems: list[str]) -> Any:
+    try:
+        found = setting.read(value)
+    except NotAllowedError as error:
+        problems.append(f"{name}: expected {error}, found {value!r}")
+        return value
+    if setting.kind != "table" or not isinstance(found, dict) or "_target_" in found:
+        return found
+    problems += [_unknown(f"{name}#{key}", key, setting.fields) for key in found if key not in setting.fields]
+    problems += [f"{name}#{key}: missing. {part.help}" for key, part in setting.fields.items() if key not in found]
+    known = {key: part for key, part in setting.fields.items() if key in found}
+    return {**found, **{key: _read(f"{name}#{key}", part, found[key], problems) for key, part in known.items()}}
+
+
+def _unknown(place: str, name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"{place}: unknown, and nothing refers to it." + (f" Did you mean {near[0]}?" if near else "")
+
+
+def _check_together(settings: Mapping[str, Any], problems: list[str]) -> None:
+    """What settings ask of each other."""
+
+    def both(first: str, second: str) -> bool:
+        return all(isinstance(settings.get(name), list | dict) for name in (first, second))
+
+    for first, second in (("spacing", "spatial_size"), ("label_values", "label_names")):
+        if both(first, second) and len(settings[first]) != len(settings[second]):
+            problems.append(
+                f"{first}: expected as many as {second}, {len(settings[second])}, found {len(settings[first])}"
+            )
+    if both("spatial_size", "spatial_size") and len(settings["spatial_size"]) not in (2, 3):
+        problems.append(f"spatial_size: expected 2 or 3 sizes, found {settings['spatial_size']}")
+
+
+def _texts(tree: Any) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from _texts(value)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _texts(value)

@@ -1,0 +1,200 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The table of ids: type, range, unit and meaning of everything that a configuration or a command line may set.
+
+Defaults stand in the configurations. A new id needs a line here, or runs refuse it.
+"""
+
+from __future__ import annotations
+
+from .kinds import Setting
+
+__all__ = ["SETTINGS", "Setting"]
+
+
+def _truth(help: str) -> Setting:  # noqa: A002
+    return Setting(help, "truth")
+
+
+def _share(help: str, optional: bool = False) -> Setting:  # noqa: A002
+    return Setting(help, "number", 0, 1, optional=optional)
+
+
+def _positive(help: str, unit: str = "") -> Setting:  # noqa: A002
+    return Setting(help, "number", 0, above=True, unit=unit)
+
+
+def _from_zero(help: str, unit: str = "", optional: bool = False) -> Setting:  # noqa: A002
+    return Setting(help, "number", 0, unit=unit, optional=optional)
+
+
+def _count(help: str, least: int = 0) -> Setting:  # noqa: A002
+    return Setting(help, "whole", least)
+
+
+def _text(help: str, *choices: str, optional: bool = False) -> Setting:  # noqa: A002
+    return Setting(help, "text", choices=choices, optional=optional)
+
+
+DATA = {
+    "dataset_dir": _text("folder of the images, or data set with a dataset.json"),
+    "output_dir": _text("folder of what a run writes"),
+    "train_list": _text("list of dataset.json to train on"),
+    "val_list": _text("list of dataset.json to choose the model by"),
+    "test_list": _text("list of dataset.json to run on"),
+    "spatial_size": Setting("size of the model's grid", "wholes", 4, unit="voxels"),
+    "spacing": Setting("voxel size of the model's grid", "numbers", 0, above=True, unit="mm"),
+    "in_channels": _count("channels of the image", 1),
+    "label_names": Setting("class index → name, background first", "names"),
+    "label_values": Setting("value of each class in label files", "wholes", -(2**31), 2**32 - 1),
+    "segment_codes": Setting("concepts of the labels in DICOM"),
+    "intensity_limits": Setting("limits of the scaled intensities", "numbers", length=2),
+    "anonymous_names": _truth("number the cases, in place of the names of their files"),
+    "topology": Setting("topology that the atlas shall have, where it is not that of most training labels"),
+    "label_sigma": _from_zero("smoothing of the training labels", "voxels"),
+    "extra_augmentation": Setting("further random transforms"),
+    "augmentation_ranges": Setting(
+        "random affine augmentation",
+        "table",
+        fields={
+            "translation": _from_zero("largest shift", "voxels"),
+            "rotation": _from_zero("largest rotation", "radians"),
+            "scale": _share("largest relative change of size"),
+        },
+    ),
+}
+
+MODEL = {
+    "itn_members": _count("networks that the ITN is the mean of", 1),
+    "itn_norm": Setting("normalisation of the ITN in place of its own"),
+    "itn_activation": Setting("applied to the ITN's output"),
+    "ckpt_path": _text("model file"),
+    "model_path": _text("model file that training writes"),
+    "ckpt_dir": _text("folder of the checkpoints"),
+    "unet_path": _text("model file of a trained U-net"),
+    "itn_path": _text("model file of a trained ITN"),
+    "quality_path": _text("statistics of good cases, as calibrate writes them"),
+}
+
+TRAINING = {
+    "max_epochs": _count("epochs", 1),
+    "batch_size": _count("cases of a batch, in each process", 1),
+    "learning_rate": _positive("step size of Adam at the start"),
+    "learning_rate_half_life": _positive("epochs in which the learning rate halves"),
+    "atlas_rate": _share("η: how far the atlas moves per epoch"),
+    "atlas_shape": _text("what holds the atlas in place", "paper", "unbiased"),
+    "atlas_average": _text("how cases are averaged", "mean", "median"),
+    "atlas_case": _text("training case that is the atlas for good; empty: all are"),
+    "atlas_sharpening": _share("strength of the Laplacian that sharpens the mean"),
+    "topology_interval": _count("epochs between two looks at the atlas's topology; 0: only at the end"),
+    "final_atlas_rounds": _count("rebuilds of the atlas when training is over"),
+    "loss_weights": Setting(
+        "weights of the loss",
+        "table",
+        fields={
+            "omega": _from_zero("ω of the registration"),
+            "lambda": _from_zero("λ of the regulariser"),
+            "fade_in_epoch": _from_zero("epoch in which ω has half its value; 0: full from the start"),
+            "fade_in_width": _positive("epochs over which ω rises"),
+        },
+    ),
+    "segmentation_weight": _from_zero("weight of the ITN's own loss"),
+    "affine_start_epoch": Setting("first epoch with the affine head; negative: never", "whole"),
+    "amp": _truth("run the convolutions in bf16"),
+    "seed": Setting("of all random numbers", "whole", 0, 2**32 - 1),
+    "num_workers": _count("processes that load data"),
+    "val_interval": _count("epochs between validations", 1),
+    "early_stop_patience": _count("validations without improvement after which training ends; 0: never"),
+    "resume": _truth("go on from the newest checkpoint"),
+}
+
+REFINEMENT = {
+    "refine_mode": _text("what is refined", "field", "weights"),
+    "refine_iterations": _count("largest number of iterations; 0: the 1-pass"),
+    "refine_lambda": _from_zero("λ* of the refinement, as a client sends it"),
+    "refine_weights": Setting(
+        "weights of the refinement",
+        "table",
+        fields={
+            "beta": _from_zero("β* of atlas to subject"),
+            "gamma": _from_zero("γ* of subject to atlas"),
+            "lambda": _from_zero("λ* of the regulariser"),
+        },
+    ),
+    "refine_similarity": Setting("error of two labelmaps"),
+    "refine_stiff": Setting(
+        "the phase in which the atlas hardly bends",
+        "table",
+        fields={
+            "lambda": _from_zero("its λ; null: ten-fold", optional=True),
+            "fraction": _share("its share of the iterations"),
+        },
+    ),
+    "refine_confidence": _share("mean probability to which a wavering ITN is raised; 0: never"),
+    "refine_trust": Setting(
+        "disagreements up to and from which the ITN is believed", "numbers", 0, 1, length=2, optional=True
+    ),
+    "ensemble": _count("starts of the refinement", 1),
+    "results": Setting("what the inferer yields, and the name of each"),
+}
+
+OUTPUT = {
+    "write_uncertainty": _truth("write the entropy of the labels"),
+    "write_transforms": _truth("write the registration of each case"),
+    "output_format": _text("what is written for DICOM series", "nifti", "dicom_seg"),
+    "evaluate_space": _text("grid on which results are scored", "native", "model"),
+    "reference_sigma": _from_zero("smoothing of the reference in model space", "voxels"),
+    "surface_dice_tolerance": _from_zero("distance up to which surfaces agree", "mm"),
+}
+
+PARTS = (
+    "imports",
+    "bundle_root",
+    "device",
+    "num_classes",
+    "spatial_dims",
+    "network_def",
+    "itn",
+    "itn_member",
+    "stn",
+    "network",
+    "preprocessing",
+    "dataset",
+    "dataloader",
+    "displayable_configs",
+    "refinement",
+    "inferer",
+    "ensemble_inferer",
+    "quality",
+    "inversion",
+    "postprocessing",
+    "handlers",
+    "evaluator",
+    "reference",
+    "optimizer",
+    "lr_scheduler",
+    "segmentation_loss",
+    "loss",
+    "train",
+    "validate",
+    "unet_loader",
+    "itn_loader",
+    "initialize",
+    "finalize",
+    "training",
+    "inference",
+    "evaluate",
+    "calibrate",
+    "run",
+)
+"""Ids that hold parts of the workflow."""
+
+SETTINGS: dict[str, Setting] = {
+    **DATA,
+    **MODEL,
+    **TRAINING,
+    **REFINEMENT,
+    **OUTPUT,
+    **{name: Setting("part of the workflow") for name in PARTS},
+}
+"""Id → what it may be."""
