@@ -44,8 +44,11 @@ def training_config(files: list[Path]) -> dict[str, Any]:
     are left out, and the networks learn to register to the atlas that the model brings along.
     """
     config: dict[str, Any] = ConfigParser.load_config_files([str(file) for file in files])
-    handlers = config["train"]["handlers"]
-    config["train"]["handlers"] = [handler for handler in handlers if "Atlas" not in handler["_target_"]]
+    config["train"]["handlers"] = [
+        handler
+        for handler in config["train"]["handlers"]
+        if "Atlas" not in handler["_target_"] and handler.get("handler") != "@train#atlas"
+    ]
     return config
 
 
