@@ -21,14 +21,12 @@ _PACKAGE = __name__.partition(".")[0]
 
 MOVED: dict[str, tuple[str, ...]] = {
     "atlas": ("training.atlas_builder",),
-    "comparison.command": ("evaluation.comparison.command",),
     "consistency": ("spatial.consistency",),
     "conventions": ("pictures.palette",),
     "curves": ("pictures.curves",),
     "dicom_output": ("workflow.dicom",),
     "engines": ("workflow.evaluator",),
     "ensemble": ("inferers.ensemble",),
-    "evaluation": ("evaluation.scores",),
     "evolution": ("training.evolution", "pictures.atlas_evolution"),
     "export": ("models.export",),
     "figures": ("pictures.figure",),

@@ -3,3 +3,7 @@
 """Trainer handlers, losses, and the construction of the atlas."""
 
 from __future__ import annotations
+
+from .handlers import BestModel, EarlyStop, EpochSchedule, TensorBoardLog, TrainingCheckpoint
+
+__all__ = ["BestModel", "EarlyStop", "EpochSchedule", "TensorBoardLog", "TrainingCheckpoint"]

@@ -44,8 +44,8 @@ class AtlasEvaluator(SupervisedEvaluator):
     """
 
     def __init__(self, *, uncertainty: bool = False, **settings: Any) -> None:
+        self.uncertainty = uncertainty  # before the handlers are attached, which may ask for it
         super().__init__(**settings)
-        self.uncertainty = uncertainty
 
     def run(self, global_epoch: int = 1) -> None:
         """Go over the data once."""
