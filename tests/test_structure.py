@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = (
     ("errors", "spatial"),
-    ("topology", "settings", "io"),
+    ("topology", "io", "settings"),
     ("networks", "registration"),
     ("data", "pictures", "inferers", "models", "evaluation"),
     ("training", "workflow", "report", "shape"),

@@ -38,6 +38,11 @@ COMMANDS = {
     "onnx": ("models.export", "export_itn", "export the voxel-wise segmentation network to ONNX"),
     "merge_itns": ("models.merge", "merge_itns", "put the ITNs of several models into one model"),
     "settings": ("settings.listing", "list_settings", "list what a configuration or a command line may set"),
+    "configs": (
+        "settings.stack",
+        "write_generated",
+        "make the bundle's train.yaml and inference.yaml from their parts",
+    ),
     "pack": ("models.pack", "pack_bundle", "pack the bundle and the package into one zip file"),
 }
 """Name → module, function and summary. Only the module of the command that is run is imported: some take seconds."""

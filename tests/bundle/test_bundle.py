@@ -28,10 +28,9 @@ SHAPE = (48, 64, 48)
 SMALL = {
     "spatial_size": [32, 32],
     "spacing": [2.0, 2.0],
-    "itn#filters": [4, 8, 8],
-    "itn#kernel_size": [3] * 3,
-    "itn#strides": [1, 2, 2],
-    "itn#upsample_kernel_size": [2, 2],
+    "itn_member#filters": [4, 8, 8],
+    "itn_kernels": [3] * 3,
+    "itn_strides": [1, 2, 2],
     "stn#channels": [8, 16],
     "batch_size": 2,
     "refine_iterations": 2,

@@ -66,6 +66,8 @@ DATA = {
 
 MODEL = {
     "itn_members": _count("networks that the ITN is the mean of", 1),
+    "itn_kernels": Setting("kernel sizes of the DynUNet, scale by scale"),
+    "itn_strides": Setting("strides of the DynUNet, scale by scale"),
     "itn_norm": Setting("normalisation of the ITN in place of its own"),
     "itn_activation": Setting("applied to the ITN's output"),
     "ckpt_path": _text("model file"),

@@ -1,0 +1,114 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Configurations made of parts: one file for hosts that read one, every value stated once.
+
+MONAI stacks files when it runs; MONAI Label reads a single one. `stack` joins files as text, so that comments stay.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from ..io.files import write_whole
+
+__all__ = ["GENERATED", "generate", "stack", "write_generated"]
+
+GENERATED: dict[str, tuple[Sequence[str], str]] = {
+    "train.yaml": (("model", "refinement", "training"), ""),
+    "inference.yaml": (("model", "refinement", "inference"), "data/hippocampus.yaml"),
+}
+"""File → the parts that it is made of, and the data config whose values replace those that are shared."""
+
+_KEY = re.compile(r"([^\s#'\"-][^:]*):")
+
+
+def generate(configs: str | Path) -> dict[str, str]:
+    """Make the text of the generated files of a bundle.
+
+    Args:
+        configs: its folder ``configs``.
+
+    Returns:
+        Name of each file → what it has to hold.
+    """
+    folder = Path(configs)
+    return {
+        name: f"# Made of {', '.join(f'parts/{part}.yaml' for part in parts)}"
+        + (f" and {data}" if data else "")
+        + ": change those, and make it anew by `python -m atlas_istn configs`.\n"
+        + stack([folder / "parts" / f"{part}.yaml" for part in parts], folder / data if data else None)
+        for name, (parts, data) in GENERATED.items()
+    }
+
+
+def write_generated(bundle_dir: str = "bundle") -> str:
+    """Make ``configs/train.yaml`` and ``configs/inference.yaml`` of a bundle from its parts.
+
+    Args:
+        bundle_dir: folder of the bundle.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        InputError: a part is missing or is no configuration.
+    """
+    configs = Path(bundle_dir) / "configs"
+    for name, text in generate(configs).items():
+        write_whole(configs / name, lambda part, text=text: part.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+    return "\n".join(str(configs / name) for name in GENERATED)
+
+
+def stack(parts: Sequence[Path], values: Path | None = None) -> str:
+    """Join configurations as MONAI stacks them: a later one replaces what an earlier one says under the same id.
+
+    Args:
+        parts: YAML files of ids at the top level.
+        values: one more, of which only those ids count that the parts but for the last have.
+
+    Returns:
+        The ids in order of first appearance, with the comments above each and those that stand for themselves.
+
+    Raises:
+        InputError: a file is missing, or its ids are not at the top level.
+    """
+    blocks: dict[str, str] = {}
+    for part in parts[:-1]:
+        blocks |= _blocks(part)
+    if values is not None:
+        blocks |= {key: text for key, text in _blocks(values).items() if key in blocks}
+    blocks |= _blocks(parts[-1])
+    return "".join(blocks.values()).rstrip() + "\n"
+
+
+def _blocks(path: Path) -> dict[str, str]:
+    """Id → its lines, with the comments right above it; comments before an empty line are blocks of their own."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except OSError as error:
+        raise InputError(f"{path}: expected a configuration, found none ({error.strerror}). Check the path.") from error
+    blocks: dict[str, str] = {}
+    comment, current = "", ""
+    for line in lines:
+        key = _KEY.match(line)
+        if key:
+            current = key[1]
+            blocks[current] = comment + line
+            comment = ""
+        elif line.startswith("#"):
+            comment += line
+        elif not line.strip():
+            name = f"#{path.name}#{len(blocks)}"
+            blocks[name] = comment + line
+            comment = ""
+        elif current:
+            blocks[current] += comment + line
+            comment = ""
+        else:
+            raise InputError(
+                f"{path}: expected 'id: value' at the top level, found '{line.strip()}'. Correct the file."
+            )
+    return blocks
