@@ -41,7 +41,7 @@ COMMANDS = {
     "configs": (
         "settings.stack",
         "write_generated",
-        "make the bundle's train.yaml and inference.yaml from their parts",
+        "make the bundle's configurations from their parts",
     ),
     "pack": ("models.pack", "pack_bundle", "pack the bundle and the package into one zip file"),
 }

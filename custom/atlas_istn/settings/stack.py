@@ -19,6 +19,7 @@ __all__ = ["GENERATED", "generate", "stack", "write_generated"]
 GENERATED: dict[str, tuple[Sequence[str], str]] = {
     "train.yaml": (("model", "refinement", "training"), ""),
     "inference.yaml": (("model", "refinement", "inference"), "data/hippocampus.yaml"),
+    "inference_own.yaml": (("model", "refinement", "inference"), ""),
 }
 """File → the parts that it is made of, and the data config whose values replace those that are shared."""
 
@@ -45,7 +46,7 @@ def generate(configs: str | Path) -> dict[str, str]:
 
 
 def write_generated(bundle_dir: str = "bundle") -> str:
-    """Make ``configs/train.yaml`` and ``configs/inference.yaml`` of a bundle from its parts.
+    """Make the files of a bundle's ``configs`` that are made of its parts.
 
     Args:
         bundle_dir: folder of the bundle.
