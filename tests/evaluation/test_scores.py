@@ -69,13 +69,9 @@ def test_csv_has_the_documented_columns_and_empty_fields_for_nan(tmp_path: Path)
 def test_csv_round_trip_is_exact_and_typed(tmp_path: Path) -> None:
     evaluation = _evaluation()
     evaluation.write(tmp_path)
-    again = Evaluation.from_csv(tmp_path / "metrics.csv")
-    assert again.table() == evaluation.table()
-    assert repr(again.summary()) == repr(evaluation.summary())  # repr, since NaN differs from itself
-
     for read, written in zip(read_metrics(tmp_path / "metrics.csv"), evaluation.rows, strict=True):
         for name in COLUMNS:
-            assert repr(read[name]) == repr(written[name])
+            assert repr(read[name]) == repr(written[name])  # repr, since NaN differs from itself
 
 
 def test_order_of_cases_changes_nothing(tmp_path: Path) -> None:
@@ -170,7 +166,8 @@ def test_inverse_consistency_of_the_results_that_have_it(tmp_path: Path) -> None
     assert results["itn"]["mean"]["mice"]["n"] == 0
     assert "Inverse consistency, Dice and error [voxel]: refine 0.980, 0.030" in evaluation.table()
     evaluation.write(tmp_path)
-    assert Evaluation.from_csv(tmp_path / "metrics.csv").table() == evaluation.table()
+    read = [row for row in read_metrics(tmp_path / "metrics.csv") if row["result"] == "refine"]
+    assert [row["mice"] for row in read] == [row["mice"] for row in evaluation.rows if row["result"] == "refine"]
 
 
 def test_tables_without_inverse_consistency_are_read(tmp_path: Path) -> None:
@@ -260,4 +257,4 @@ def test_bad_csv_is_refused(tmp_path: Path, content: str | None, message: str) -
     if content is not None:
         path.write_text(content)
     with pytest.raises(InputError, match=message):
-        Evaluation.from_csv(path)
+        read_metrics(path)

@@ -52,24 +52,6 @@ class Evaluation:
         self._results: list[str] = []
         self._failures: dict[str, str] = {}
 
-    @classmethod
-    def from_csv(cls, path: str | os.PathLike[str]) -> Evaluation:
-        """Rebuild an evaluation from its ``metrics.csv``. Failures are in ``summary.json`` only.
-
-        Args:
-            path: a file that :meth:`write` wrote.
-
-        Returns:
-            An evaluation with the same rows, hence the same table.
-
-        Raises:
-            InputError: as for :func:`read_metrics`.
-        """
-        evaluation = cls()
-        for (case, result), rows in itertools.groupby(read_metrics(path), key=lambda row: (row["case"], row["result"])):
-            evaluation.add(case, result, list(rows))
-        return evaluation
-
     @property
     def rows(self) -> list[Row]:
         """All rows, keys as the columns of ``metrics.csv``, sorted by case, then in the order added."""
