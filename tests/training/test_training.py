@@ -256,7 +256,7 @@ def test_the_best_model_is_kept(tiny_network: Build, tmp_path: Path) -> None:
         network.atlas_image.fill_(epoch)
         best(scored(metric))
     assert (torch.load(path, weights_only=True)["atlas_image"] == 1).all()
-    assert [file.name for file in path.parent.iterdir()] == ["model.pt"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["model.json", "model.pt"]
 
     resumed = BestModel(network, str(path))
     resumed.load_state_dict(best.state_dict())

@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 
 from ..errors import InputError
 from ..networks import AtlasISTN
+from .provenance import check_model_file
 
 __all__ = ["ModelLoader", "read_state"]
 
@@ -55,10 +56,11 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     """The weights in a model file.
 
     Raises:
-        InputError: there is no such file, or it holds no state dict.
+        InputError: there is no such file, it is damaged (see `check_model_file`), or it holds no usable weights.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint. Train a model first, or set ckpt_path to a model.pt.")
+    check_model_file(path)
     remedy = "Expected the weights that training writes to models/model.pt. Set ckpt_path to such a file."
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -66,6 +68,9 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: not readable as a checkpoint ({type(error).__name__}). {remedy}") from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{path}: holds more than weights, or something else. {remedy}")
+    broken = next((name for name, value in state.items() if not bool(value.isfinite().all())), None)
+    if broken:
+        raise InputError(f"{path}: {broken} holds values that are not finite: the training that wrote it went astray.")
     return state
 
 

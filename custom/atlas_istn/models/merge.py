@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..io.files import write_whole
 from .loading import read_state
+from .provenance import save_model
 
 __all__ = ["merge_itns"]
 
@@ -44,7 +44,7 @@ def merge_itns(output: str | Path, *models: str | Path) -> Path:
         if _shapes(member) != _shapes(members[0]):
             raise InputError(f"the ITN of {models[0]} has another architecture than member {number + 1}: merge equals.")
         merged.update({f"{_MEMBERS}{number}.{name}": value for name, value in member.items()})
-    write_whole(output, lambda part: torch.save(merged, part))
+    save_model(merged, output, {})
     return Path(output)
 
 

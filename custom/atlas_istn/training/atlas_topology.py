@@ -20,8 +20,8 @@ import torch
 from ignite.engine import Engine, Events
 
 from ..errors import InputError
-from ..io.files import write_whole
 from ..io.outputs import write_json
+from ..models.provenance import save_model
 from ..networks import AtlasISTN
 from ..pictures.atlas_repair import draw_repair
 from ..topology.repair import pull_argmax, repair_labelmap
@@ -196,7 +196,7 @@ def _declared(signature: Signature, declared: Mapping[Any, Any], labels: torch.T
 
 def _write_repaired(state: dict[str, torch.Tensor], check: AtlasCheck, path: str | Path) -> None:
     repaired = torch.from_numpy(check.repaired).to(state["atlas_labels"])[None]
-    write_whole(path, lambda part: torch.save({**state, "atlas_labels": repaired}, part))
+    save_model({**state, "atlas_labels": repaired}, path)
 
 
 def _log(report: Mapping[str, Any]) -> None:

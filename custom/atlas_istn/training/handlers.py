@@ -22,6 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ..errors import InputError
 from ..io.files import write_whole
+from ..models.provenance import save_model
 from ..networks import AtlasISTN
 from ..pictures.atlas_evolution import atlas_frame
 from .losses import AtlasISTNLoss
@@ -202,7 +203,7 @@ class BestModel:
 
     def save(self) -> None:
         """Write the file, whatever the metric."""
-        write_whole(self.path, lambda part: torch.save(self.network.state_dict(), part))
+        save_model(self.network.state_dict(), self.path)
         logger.info("model saved to %s", self.path)
 
     def state_dict(self) -> dict[str, Any]:
