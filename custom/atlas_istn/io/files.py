@@ -14,7 +14,9 @@ from pathlib import Path
 
 from ..errors import InputError
 
-__all__ = ["check_writable", "muted", "write_whole"]
+__all__ = ["check_writable", "muted", "remove_parts", "write_whole"]
+
+_PART = ".part."
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
@@ -41,7 +43,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -
     """
     target = Path(path)
     # Containers that share a folder may have the same process numbers.
-    part = target.with_name(f".{secrets.token_hex(8)}.part.{target.name}")
+    part = target.with_name(f".{secrets.token_hex(8)}{_PART}{target.name}")
     with _refusals_of(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -53,6 +55,12 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -
             part.unlink(missing_ok=True)
         if hasattr(os, "O_DIRECTORY"):  # Windows does not open folders
             _flush(target.parent, os.O_RDONLY)
+
+
+def remove_parts(folder: str | os.PathLike[str]) -> None:
+    """Remove the temporary files that killed processes left in a folder, into which no other process writes now."""
+    for path in Path(folder).glob(f".*{_PART}*"):
+        path.unlink(missing_ok=True)
 
 
 def _flush(path: Path, flags: int) -> None:
