@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 from types import TracebackType
 
-__all__ = ["InputError", "input_error_behind", "show_input_errors"]
+__all__ = ["InputError", "input_error_behind", "message_of", "show_input_errors"]
 
 
 class InputError(ValueError):
@@ -23,6 +23,16 @@ def input_error_behind(error: BaseException | None) -> InputError | None:
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
     return error
+
+
+def message_of(error: BaseException) -> str:
+    """The message of the `InputError` behind an exception, or else of the first exception, in one line."""
+    mistake = input_error_behind(error)
+    if mistake:
+        return " ".join(str(mistake).split())
+    while error.__cause__:  # Compose wraps every exception in one that names the transform alone
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def show_input_errors() -> None:

@@ -20,6 +20,7 @@ from torch import nn
 from atlas_istn.inferers.refine import RefinementInferer
 from atlas_istn.networks import AtlasISTN, SpatialTransformerNetwork, UNet
 from atlas_istn.training.atlas_builder import AtlasBuilder, FinalAtlas
+from atlas_istn.training.handlers import BestModel
 
 SHAPE = (20, 16)
 Build = Callable[..., AtlasISTN]
@@ -200,8 +201,8 @@ def test_the_final_atlas_starts_from_the_best_model_and_is_validated(
     tiny_network: Build, ring: Callable[..., torch.Tensor], tmp_path: Path
 ) -> None:
     network, cohort = shifted_rings(tiny_network, ring)
-    torch.save(network.state_dict(), tmp_path / "model.pt")
-    best = {name: value.clone() for name, value in network.state_dict().items()}
+    kept = BestModel(network, str(tmp_path / "model.pt"))
+    best = kept.weights = {name: value.clone() for name, value in network.state_dict().items()}
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(1.0)  # what the training did after its best epoch
@@ -210,7 +211,7 @@ def test_the_final_atlas_starts_from_the_best_model_and_is_validated(
     seen: list[int] = []
     trainer.state.device = "cpu"
     builder = AtlasBuilder(network, cohort)
-    FinalAtlas(builder, RefinementInferer(iterations=1), str(tmp_path / "model.pt"), validator, 1).attach(trainer)
+    FinalAtlas(builder, RefinementInferer(iterations=1), kept, validator, 1).attach(trainer)
     trainer.run([0], max_epochs=2)
     assert seen == [2]
     assert not torch.equal(network.atlas_labels, best["atlas_labels"])

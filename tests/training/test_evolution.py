@@ -70,6 +70,7 @@ def test_the_frame_shows_image_and_labels_upright() -> None:
 
 def test_the_command_animates_a_run_that_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "atlas_evolution").mkdir()
+    (tmp_path / "atlas_evolution" / ".0123456789abcdef.part.epoch_0003.png").write_bytes(b"half a frame")
     for epoch in (1, 2):
         Image.new("RGB", (30, 20), (100 * epoch, 0, 0)).save(tmp_path / "atlas_evolution" / f"epoch_000{epoch}.png")
     command(monkeypatch, "atlas_evolution", tmp_path)

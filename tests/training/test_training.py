@@ -21,7 +21,8 @@ from PIL import Image
 
 from atlas_istn.errors import InputError, input_error_behind
 from atlas_istn.networks import AtlasISTN
-from atlas_istn.training.handlers import BestModel, EarlyStop, EpochSchedule, TrainingCheckpoint
+from atlas_istn.training.checkpoint import TrainingCheckpoint
+from atlas_istn.training.handlers import BestModel, EarlyStop, EpochSchedule, FiniteWeights
 from atlas_istn.training.losses import AtlasISTNLoss
 from support import ROOT
 
@@ -102,23 +103,76 @@ def test_a_resumed_training_ends_like_an_uninterrupted_one(
     torch.manual_seed(12345)
     resumed.run()
 
-    for name, value in states(whole).items():
-        torch.testing.assert_close(states(resumed)[name], value, rtol=0, atol=1e-6, msg=name)
-    checkpoints = [torch.load(tmp_path / run / "checkpoints" / "checkpoint_4.pt", weights_only=True) for run in RUNS]
-    assert checkpoints[0]["best"] == pytest.approx(checkpoints[1]["best"], abs=1e-6)
-    best = [torch.load(tmp_path / run / "models" / "model.pt", weights_only=True) for run in RUNS]
-    for name, value in best[0].items():
-        torch.testing.assert_close(best[1][name], value, rtol=0, atol=1e-6, msg=name)
+    for name in ("checkpoints/checkpoint_4.pt", "models/model.pt"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+    best = torch.load(tmp_path / "parts" / "models" / "model.pt", weights_only=True)
 
     # The training did something: the atlas holds the ring with its hole, and the epochs are on file.
-    atlas = best[0]["atlas_labels"][0, 1]
+    atlas = best["atlas_labels"][0, 1]
     assert atlas[16, 16] < 0.4
     assert atlas[16, 22] > 0.6
     assert [path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()] == ["checkpoint_4.pt"]
     assert list((tmp_path / "parts" / "tensorboard").iterdir())
 
-    with pytest.raises(InputError, match=r"checkpoint_4\.pt.*does not fit this configuration"):
-        run_to_input_error(training(tmp_path / "parts", resume=True, max_epochs=5, **{"itn#channels": [8, 8]}))
+
+def test_more_epochs_give_what_they_would_have_given_from_the_beginning(
+    training: Callable[..., ConfigWorkflow], tmp_path: Path
+) -> None:
+    """The end of the shorter training, with its rebuilt atlas, leaves no trace in the longer one."""
+    training(tmp_path / "whole", max_epochs=4).run()
+    training(tmp_path / "parts", max_epochs=2).run()
+    training(tmp_path / "parts", max_epochs=4, resume=True).run()
+    models = [(tmp_path / run / "models" / "model.pt").read_bytes() for run in RUNS]
+    assert models[0] == models[1]
+
+
+def test_a_folder_with_a_training_is_refused_unless_told_otherwise(
+    training: Callable[..., ConfigWorkflow], tmp_path: Path
+) -> None:
+    short = {"max_epochs": 1, "final_atlas_rounds": 0}
+    training(tmp_path, **short).run()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def refusal(**changes: Any) -> str:
+        with pytest.raises(InputError) as caught:
+            run_to_input_error(training(tmp_path, **short | changes))
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+        return str(caught.value)
+
+    assert "a run has written into this folder already" in refusal()
+    assert "at most one of them" in refusal(resume=True, overwrite=True)
+    found = refusal(resume=True, seed=3, learning_rate=0.02, spacing=[1.0, 2.0], **{"itn#channels": [8, 8]})
+    differing = [line.split(":")[0].strip() for line in found.splitlines()[1:-1]]
+    assert differing == ["itn", "learning_rate", "seed", "spacing"]
+    assert "learning_rate: 0.01, now 0.02" in found
+
+    training(tmp_path, overwrite=True, seed=3, **short).run()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint_1.pt"]
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+    (tmp_path / "checkpoints" / "checkpoint_1.pt").unlink()
+    with pytest.raises(InputError, match=r"model\.pt: a run has written .* there is no checkpoint to go on from"):
+        run_to_input_error(training(tmp_path, resume=True, **short))
+
+
+@pytest.mark.parametrize("rate", [1e20, 1e38])
+def test_a_training_that_diverges_says_so_and_keeps_its_checkpoint(
+    training: Callable[..., ConfigWorkflow], tmp_path: Path, rate: float
+) -> None:
+    with pytest.raises(InputError, match=r"epoch 1: .* not finite: the training has diverged"):
+        run_to_input_error(training(tmp_path, learning_rate=rate))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint_0.pt"]
+    assert not (tmp_path / "models" / "model.pt").exists()
+
+
+def test_weights_that_are_not_finite_end_a_training(tiny_network: Build) -> None:
+    network = tiny_network((16, 16))
+    engine = Engine(lambda engine, batch: None)
+    FiniteWeights(network).attach(engine)
+    engine.run([0], max_epochs=1)
+    name, weight = next(iter(network.named_parameters()))
+    weight.data[0] = float("nan")
+    with pytest.raises(InputError, match=rf"epoch 1: the weights {name} are not finite"):
+        engine.run([0], max_epochs=1)
 
 
 def run_to_input_error(workflow: ConfigWorkflow) -> None:
@@ -127,96 +181,6 @@ def run_to_input_error(workflow: ConfigWorkflow) -> None:
         workflow.run()
     except Exception as error:
         raise input_error_behind(error) or error from error
-
-
-def checkpointing(folder: Path, resume: bool = False, width: int = 3) -> tuple[Engine, torch.nn.Module]:
-    """An engine that adds 1 to a layer's weights at each epoch and saves them."""
-    layer = torch.nn.Linear(width, 1)
-    torch.nn.init.zeros_(layer.weight)
-    engine = Engine(lambda engine, batch: None)
-    engine.state.device = torch.device("cpu")
-
-    @engine.on(Events.EPOCH_COMPLETED)
-    def learn() -> None:
-        layer.weight.data += 1
-
-    TrainingCheckpoint(str(folder), {"layer": layer}, resume).attach(engine)
-    return engine, layer
-
-
-def test_only_the_newest_checkpoint_stays(tmp_path: Path) -> None:
-    checkpointing(tmp_path)[0].run([0], max_epochs=3)
-    engine, layer = checkpointing(tmp_path, resume=True)
-    engine.run([0], max_epochs=12)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_12.pt"]
-    assert (layer.weight == 12).all()
-
-
-def test_a_new_training_replaces_the_checkpoint_of_an_older_one(tmp_path: Path) -> None:
-    """Or a later resume would go on from the older one, whose epoch is higher."""
-    checkpointing(tmp_path)[0].run([0], max_epochs=5)
-    checkpointing(tmp_path)[0].run([0], max_epochs=2)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_2.pt"]
-
-
-def test_an_interruption_while_saving_keeps_the_last_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine, _ = checkpointing(tmp_path)
-    save = torch.save
-
-    def interrupted_in_epoch_3(state: Any, file: Any) -> None:
-        if engine.state.epoch < 3:
-            return save(state, file)
-        file.write(b"half a checkpoint")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(torch, "save", interrupted_in_epoch_3)
-    with pytest.raises(KeyboardInterrupt):
-        engine.run([0], max_epochs=4)
-    monkeypatch.undo()
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_2.pt"]
-    engine, layer = checkpointing(tmp_path, resume=True)
-    engine.run([0], max_epochs=4)
-    assert (layer.weight == 4).all()
-
-
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", None], ids=["empty", "garbage", "truncated"])
-def test_a_damaged_checkpoint_is_named(content: bytes | None, tmp_path: Path) -> None:
-    checkpointing(tmp_path)[0].run([0], max_epochs=1)
-    path = tmp_path / "checkpoint_1.pt"
-    path.write_bytes(path.read_bytes()[:1000] if content is None else content)
-    with pytest.raises(InputError, match=r"checkpoint_1\.pt is damaged or does not fit"):
-        checkpointing(tmp_path, resume=True)[0].run([0], max_epochs=2)
-
-
-def test_a_checkpoint_that_does_not_fit_is_named(tmp_path: Path) -> None:
-    checkpointing(tmp_path)[0].run([0], max_epochs=1)
-    with pytest.raises(InputError, match=r"checkpoint_1\.pt is damaged or does not fit.*configuration that wrote it"):
-        checkpointing(tmp_path, resume=True, width=4)[0].run([0], max_epochs=2)
-
-
-def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path: Path) -> None:
-    engine, layer = checkpointing(tmp_path, resume=True)
-    engine.run([0], max_epochs=2)
-    assert (layer.weight == 2).all()
-
-
-def test_a_better_model_found_after_the_last_epoch_is_known_when_resumed(tiny_network: Build, tmp_path: Path) -> None:
-    best = BestModel(tiny_network((16, 16)), str(tmp_path / "model.pt"))
-    engine = Engine(lambda engine, batch: None)
-
-    @engine.on(Events.EPOCH_COMPLETED)
-    def validate() -> None:
-        best.metric = 0.8
-
-    @engine.on(Events.COMPLETED)
-    def final_atlas() -> None:
-        best.metric = 0.9
-
-    TrainingCheckpoint(str(tmp_path), {"best": best}).attach(engine)
-    engine.run([0], max_epochs=1)
-    assert torch.load(tmp_path / "checkpoint_1.pt", weights_only=True)["best"]["metric"] == 0.9
 
 
 def validated(scores: list[float]) -> tuple[Engine, Engine]:
@@ -242,6 +206,21 @@ def test_stops_when_the_key_metric_has_stopped_improving(tiny_network: Build, tm
     assert trainer.state.epoch == 6  # the second validation in a row that is no better than 0.6
 
 
+def test_a_run_that_has_stopped_early_does_not_go_on_when_resumed(tiny_network: Build, tmp_path: Path) -> None:
+    scores = [0.5, 0.4, 0.3, 0.9]
+    epochs = []
+    for resume in (False, True):
+        trainer, validator = validated(scores)
+        trainer.state.device = torch.device("cpu")
+        best = BestModel(tiny_network((16, 16)), str(tmp_path / "model.pt"))
+        best.attach(validator)
+        TrainingCheckpoint(str(tmp_path), {"best": best}, resume).attach(trainer)
+        EarlyStop(best, patience=2).attach(trainer)
+        trainer.run([0], max_epochs=4)
+        epochs.append(trainer.state.epoch)
+    assert epochs == [3, 3]
+
+
 def scored(metric: float) -> Engine:
     engine = Engine(lambda engine, batch: None)
     engine.state = State(metrics={"dice": metric}, key_metric_name="dice")
@@ -261,7 +240,9 @@ def test_the_best_model_is_kept(tiny_network: Build, tmp_path: Path) -> None:
     resumed = BestModel(network, str(path))
     resumed.load_state_dict(best.state_dict())
     resumed(scored(0.65))
+    resumed(scored(float("nan")))
     assert (torch.load(path, weights_only=True)["atlas_image"] == 1).all()
+    assert (resumed.weights["atlas_image"] == 1).all()
 
 
 def test_the_best_model_appears_whole_or_not_at_all(
@@ -272,7 +253,7 @@ def test_the_best_model_appears_whole_or_not_at_all(
     before = (tmp_path / "model.pt").read_bytes()
 
     def interrupted(state: Any, file: Any) -> None:
-        Path(file).write_bytes(b"half a model")
+        file.write(b"half a model")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", interrupted)

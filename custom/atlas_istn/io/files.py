@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from ..errors import InputError
 
-__all__ = ["check_writable", "muted", "remove_parts", "write_whole"]
+__all__ = ["check_writable", "muted", "remove_parts", "save_tensors", "write_whole"]
 
 _PART = ".part."
 
@@ -55,6 +57,12 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -
             part.unlink(missing_ok=True)
         if hasattr(os, "O_DIRECTORY"):  # Windows does not open folders
             _flush(target.parent, os.O_RDONLY)
+
+
+def save_tensors(content: object, path: str | os.PathLike[str]) -> None:
+    """Do what `torch.save` does, so that equal contents give equal files: by a path, its name would become content."""
+    with Path(path).open("wb") as stream:
+        torch.save(content, stream)
 
 
 def remove_parts(folder: str | os.PathLike[str]) -> None:

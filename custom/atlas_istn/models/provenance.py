@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..io.files import write_whole
+from ..io.files import save_tensors, write_whole
 from ..io.outputs import write_json
 
 __all__ = ["check_model_file", "check_sums", "read_record", "record_path", "save_model"]
@@ -51,7 +51,7 @@ def save_model(
     content: dict[str, Any] = {}
 
     def write(part: Path) -> None:
-        torch.save(dict(state), part)
+        save_tensors(dict(state), part)
         content.update(read_record(target) if record is None else record)
         content[_HASH] = _sha256(part)
         record_path(target).unlink(missing_ok=True)

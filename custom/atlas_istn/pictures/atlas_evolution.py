@@ -18,7 +18,7 @@ from ..io.files import write_whole
 from .palette import LETTERS, label_colour
 from .planes import Plane, middle_planes
 
-__all__ = ["FOLDER", "atlas_frame", "draw_evolution", "frame_name"]
+__all__ = ["FOLDER", "atlas_frame", "draw_evolution", "find_frames", "frame_name"]
 
 FOLDER = "atlas_evolution"
 HEIGHT = 160  # pixels of the lowest plane in a frame
@@ -31,6 +31,11 @@ LAST_PAUSE = 1.5  # seconds that the last frame stays
 def frame_name(epoch: int) -> str:
     """Return the name of the file with the frame of an epoch, counted from 1."""
     return f"epoch_{epoch:04d}.png"
+
+
+def find_frames(folder: Path) -> list[Path]:
+    """Find the frames in a folder, in the order of the epochs, the final one last; what is half-written is none."""
+    return sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
 
 
 def atlas_frame(image: Tensor, labels: Tensor, spacing: Sequence[float]) -> Image.Image:
@@ -94,7 +99,7 @@ def draw_evolution(output_dir: str | Path, frames: int = 8) -> None:
         InputError: the folder holds no such pictures, one cannot be read, or ``frames`` is no positive number.
     """
     folder = Path(output_dir)
-    paths = sorted((folder / FOLDER).glob("*.png"))
+    paths = find_frames(folder / FOLDER)
     if not paths:
         raise InputError(
             f"{folder / FOLDER}: no pictures of the atlas. Expected those that training writes after each epoch. Give "

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from .check import begin, check_settings, read
+from .check import begin, binding_settings, check_settings, read, running_config
 from .table import SETTINGS, Setting
 
-__all__ = ["SETTINGS", "Setting", "begin", "check_settings", "read"]
+__all__ = ["SETTINGS", "Setting", "begin", "binding_settings", "check_settings", "read", "running_config"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,9 +15,9 @@ from monai.bundle import ConfigParser
 
 from ..errors import InputError, show_input_errors
 from .kinds import NotAllowedError, Setting
-from .table import SETTINGS
+from .table import FREE_ON_RESUME, LEARNING, PARTS, SETTINGS
 
-__all__ = ["begin", "check_settings", "read"]
+__all__ = ["begin", "binding_settings", "check_settings", "read", "running_config"]
 
 _REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
 
@@ -42,11 +43,30 @@ def begin() -> None:
         parser.parse(reset=True)
 
 
+def running_config() -> dict[str, Any]:
+    """The configuration of the workflow that calls this, as `begin` left it."""
+    config: dict[str, Any] = _calling_parser().config
+    return config
+
+
+def binding_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Choose from a configuration what a resumed training must have in common with the one before.
+
+    Returns:
+        Id → value, as JSON has it. Expressions stay the texts that they are.
+    """
+    names = [name for name in SETTINGS if name in config and name not in (*PARTS, *FREE_ON_RESUME)]
+    chosen = {name: config[name] for name in (*names, *(part for part in LEARNING if part in config))}
+    augmentation = config.get("train", {}).get("augmentation")
+    plain: dict[str, Any] = json.loads(json.dumps({**chosen, "train#augmentation": augmentation}, default=str))
+    return plain
+
+
 def _calling_parser() -> ConfigParser:
     for frame in inspect.stack(context=0):
         if isinstance(parser := frame.frame.f_locals.get("self"), ConfigParser):
             return parser
-    raise RuntimeError("atlas_istn.settings.begin was not called by the configuration of a bundle")
+    raise RuntimeError("was not called by the configuration of a bundle")
 
 
 def read(name: str, value: Any) -> Any:

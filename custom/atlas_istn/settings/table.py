@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .kinds import Setting
 
-__all__ = ["SETTINGS", "Setting"]
+__all__ = ["FREE_ON_RESUME", "LEARNING", "PARTS", "SETTINGS", "Setting"]
 
 
 def _truth(help: str) -> Setting:  # noqa: A002
@@ -108,6 +108,7 @@ TRAINING = {
     "val_interval": _count("epochs between validations", 1),
     "early_stop_patience": _count("validations without improvement after which training ends; 0: never"),
     "resume": _truth("go on from the newest checkpoint"),
+    "overwrite": _truth("replace the training that is in output_dir"),
 }
 
 REFINEMENT = {
@@ -179,6 +180,8 @@ PARTS = (
     "loss",
     "train",
     "validate",
+    "run_folder",
+    "check_cases",
     "unet_loader",
     "itn_loader",
     "initialize",
@@ -190,6 +193,41 @@ PARTS = (
     "run",
 )
 """Ids that hold parts of the workflow."""
+
+LEARNING = (
+    "network_def",
+    "itn",
+    "itn_member",
+    "stn",
+    "preprocessing",
+    "optimizer",
+    "lr_scheduler",
+    "segmentation_loss",
+    "loss",
+)
+"""Parts that decide what a training learns."""
+
+FREE_ON_RESUME = (
+    "dataset_dir",
+    "output_dir",
+    "ckpt_dir",
+    "model_path",
+    "ckpt_path",
+    "quality_path",
+    "test_list",
+    "segment_codes",
+    "anonymous_names",
+    "max_epochs",
+    "val_interval",
+    "early_stop_patience",
+    "topology",
+    "topology_interval",
+    "final_atlas_rounds",
+    "num_workers",
+    "resume",
+    "overwrite",
+)
+"""Settings that a resumed training may have others of: they count from then on, or change no weights."""
 
 SETTINGS: dict[str, Setting] = {
     **DATA,

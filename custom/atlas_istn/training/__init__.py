@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
-from .handlers import BestModel, EarlyStop, EpochSchedule, TensorBoardLog, TrainingCheckpoint
+from .checkpoint import TrainingCheckpoint
+from .handlers import BestModel, EarlyStop, EpochSchedule, TensorBoardLog
 
 __all__ = ["BestModel", "EarlyStop", "EpochSchedule", "TensorBoardLog", "TrainingCheckpoint"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import ignite.distributed as idist
 import torch
@@ -20,9 +19,10 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..inferers.refine import RefinementInferer
-from ..io.files import write_whole
+from ..io.files import save_tensors, write_whole
 from ..networks import AtlasISTN, JointForward
 from ..spatial import Transform, compose_affine, decompose_affine
+from .handlers import BestModel
 
 __all__ = ["AtlasBuilder", "FinalAtlas"]
 
@@ -109,7 +109,7 @@ class AtlasBuilder:
         self._set(self._mean(None))
         if self.initial_path and idist.get_rank() == 0:
             atlas = {"image": self.network.atlas_image, "labels": self.network.atlas_labels}
-            write_whole(self.initial_path, lambda part: torch.save(atlas, part))
+            write_whole(self.initial_path, lambda part: save_tensors(atlas, part))
 
     def update(self) -> None:
         """Move the atlas towards the mean of the cases warped to atlas space by the 1-pass transforms."""
@@ -230,7 +230,7 @@ class FinalAtlas:
     Args:
         builder: rebuilds the atlas.
         inferer: refines the training cases.
-        best_path: the best model so far, as `BestModel` saved it.
+        best: the best model of the epochs; the rebuilds start from it.
         validator: its handlers keep the better model.
         rounds: times that the atlas is rebuilt.
     """
@@ -239,13 +239,13 @@ class FinalAtlas:
         self,
         builder: AtlasBuilder,
         inferer: RefinementInferer,
-        best_path: str,
+        best: BestModel,
         validator: Engine,
         rounds: int = 2,
     ) -> None:
         self.builder = builder
         self.inferer = inferer
-        self.best_path = Path(best_path)
+        self.best = best
         self.validator = validator
         self.rounds = rounds
 
@@ -255,10 +255,8 @@ class FinalAtlas:
 
     def __call__(self, engine: Engine) -> None:
         """Rebuild and validate."""
-        idist.barrier()  # the first rank may still be writing the model
-        network = self.builder.network
-        if self.best_path.is_file():
-            network.load_state_dict(torch.load(self.best_path, map_location=engine.state.device, weights_only=True))
+        if self.best.weights:
+            self.builder.network.load_state_dict(self.best.weights)
         for number in range(self.rounds):
             logger.info("atlas from refined registrations of the training cases, round %d", number + 1)
             self.builder.rebuild(self.inferer)

@@ -26,6 +26,7 @@ from ..networks import AtlasISTN
 from ..pictures.atlas_repair import draw_repair
 from ..topology.repair import pull_argmax, repair_labelmap
 from ..topology.signature import Signature
+from .handlers import BestModel
 
 __all__ = ["AtlasCheck", "AtlasTopology", "check_atlas", "check_model"]
 
@@ -97,15 +98,15 @@ def check_atlas(labels: np.ndarray, target: Signature) -> AtlasCheck:
 
 
 class AtlasTopology:
-    """Trainer handler that watches the atlas, and checks and repairs that of the finished model in the model file.
+    """Trainer handler that watches the atlas, and checks and repairs that of the finished model.
 
-    Attach it after the handlers that change the atlas and write the model. It leaves ``atlas_topology.json`` beside the
-    model and, where something was repaired, ``atlas_topology.png``. During the training it only says what it finds: the
-    atlas still moves.
+    Attach it after the handlers that change the atlas and choose the model. It writes the finished model, leaves
+    ``atlas_topology.json`` beside it and, where something was repaired, ``atlas_topology.png``. During the training it
+    only says what it finds: the atlas still moves.
 
     Args:
         network: holds the atlas.
-        path: the model file.
+        best: the model.
         data_loader: training cases on the model's grid, ``{"label": [B, Nc, *shape]}`` batches; the atlas should have
             the topology that more than half of them have, and keep its own where no more than half agree.
         declared: what the atlas should have instead, as for `Signature.declare`.
@@ -119,14 +120,14 @@ class AtlasTopology:
     def __init__(
         self,
         network: AtlasISTN,
-        path: str,
+        best: BestModel,
         data_loader: Iterable[Mapping[str, Any]],
         declared: Mapping[Any, Any] | None = None,
         label_names: Mapping[int, str] | None = None,
         interval: int = 0,
     ) -> None:
         self.network = network
-        self.path = Path(path)
+        self.best = best
         self.data_loader = data_loader
         self.declared = declared or {}
         self.label_names = {int(index): name for index, name in (label_names or {}).items()}
@@ -151,19 +152,22 @@ class AtlasTopology:
         logger.info("epoch %d: topology of the atlas: %s", engine.state.epoch, found)
 
     def __call__(self) -> None:
-        """Check and repair the model file."""
-        if not self.path.is_file():
+        """Check and repair the model, and write it."""
+        weights, path = self.best.weights, self.best.path
+        if not weights:
             return
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
-        labels = state["atlas_labels"][0]
+        labels = weights["atlas_labels"][0]
         check = check_atlas(labels.numpy(), self.target(labels))
         report = check.report(self.label_names)
-        write_json(report, self.path.with_name("atlas_topology.json"))
+        write_json(report, path.with_name("atlas_topology.json"))
         _log(report)
+        picture = path.with_name("atlas_topology.png")
         if check.changed.any():
-            picture = self.path.with_name("atlas_topology.png")
             draw_repair(check.labels, check.repaired, self.network.spacing, picture, self.label_names)
-            _write_repaired(state, check, self.path)
+            self.best.weights = _repaired(weights, check)
+        else:
+            picture.unlink(missing_ok=True)  # of a run before this one
+        self.best.save()
 
     @cached_property
     def majority(self) -> Signature:
@@ -194,9 +198,8 @@ def _declared(signature: Signature, declared: Mapping[Any, Any], labels: torch.T
     return wanted
 
 
-def _write_repaired(state: dict[str, torch.Tensor], check: AtlasCheck, path: str | Path) -> None:
-    repaired = torch.from_numpy(check.repaired).to(state["atlas_labels"])[None]
-    save_model({**state, "atlas_labels": repaired}, path)
+def _repaired(state: dict[str, torch.Tensor], check: AtlasCheck) -> dict[str, torch.Tensor]:
+    return {**state, "atlas_labels": torch.from_numpy(check.repaired).to(state["atlas_labels"])[None]}
 
 
 def _log(report: Mapping[str, Any]) -> None:
@@ -238,7 +241,7 @@ def check_model(model: str | Path, target: Mapping[Any, Any] | None = None, outp
     report = check.report()
     missed = report["defects_after_repair"] or report["contacts_missing"] or report["contacts_surplus"]
     if output and not missed:
-        _write_repaired(state, check, output)
+        save_model(_repaired(state, check), output, {})
         if check.changed.any():
             pixels = [1.0] * (labels.ndim - 2)  # a model file does not tell their size
             draw_repair(check.labels, check.repaired, pixels, Path(output).with_suffix(".png"))

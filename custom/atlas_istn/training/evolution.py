@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 
 from ..io.files import write_whole
 from ..networks import AtlasISTN
-from ..pictures.atlas_evolution import FOLDER, atlas_frame, draw_evolution, frame_name
+from ..pictures.atlas_evolution import FOLDER, atlas_frame, draw_evolution, find_frames, frame_name
 
 __all__ = ["AtlasEvolution"]
 
@@ -39,7 +39,7 @@ class AtlasEvolution:
 
     def _save_epoch(self, engine: Engine) -> None:
         name = frame_name(engine.state.epoch)
-        for path in (self.output_dir / FOLDER).glob("*.png"):
+        for path in find_frames(self.output_dir / FOLDER):
             if path.name > name:  # of an earlier run that went farther; "final" comes behind every epoch
                 path.unlink()
         self._save(name)

@@ -5,29 +5,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import Checkpoint, DiskSaver, global_step_from_engine
 from monai.data import Dataset
 from monai.transforms import Randomizable
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ..errors import InputError
-from ..io.files import write_whole
 from ..models.provenance import save_model
 from ..networks import AtlasISTN
 from ..pictures.atlas_evolution import atlas_frame
 from .losses import AtlasISTNLoss
 
-__all__ = ["BestModel", "EarlyStop", "EpochSchedule", "TensorBoardLog", "TrainingCheckpoint", "named"]
+__all__ = ["BestModel", "EarlyStop", "EpochSchedule", "FiniteWeights", "TensorBoardLog", "named"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,79 +33,40 @@ def named(handler: Any) -> Any:
     return handler
 
 
-class TrainingCheckpoint:
-    """Trainer handler that saves everything a run needs to go on after each epoch, and resumes from it.
+class FiniteWeights:
+    """Trainer handler that ends a training whose weights are not finite, before anything is made of them.
 
-    Only the newest checkpoint, ``checkpoint_epoch=N.pt``, is kept; files are written atomically by Ignite.
+    Attach it before the handlers that move the atlas, validate and save.
 
     Args:
-        ckpt_dir: folder of the checkpoints.
-        objects: name → object with ``state_dict``; the trainer adds itself.
-        resume: continue from the newest checkpoint in the folder.
+        network: the network.
     """
 
-    def __init__(self, ckpt_dir: str, objects: Mapping[str, Any], resume: bool = False) -> None:
-        self.ckpt_dir = Path(ckpt_dir)
-        self.objects = dict(objects)
-        self.resume = resume
+    def __init__(self, network: AtlasISTN) -> None:
+        self.network = network
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer; every rank resumes, the first one saves."""
-        self.objects["trainer"] = engine
-        if self.resume:
-            engine.add_event_handler(Events.STARTED, self._load)
-        if idist.get_rank() == 0:
-            saver = DiskSaver(str(self.ckpt_dir), require_empty=False)
-            names = {"global_step_transform": global_step_from_engine(engine), "filename_prefix": ""}
-            checkpoint = Checkpoint(self.objects, saver, n_saved=None, **names)
-            engine.add_event_handler(Events.EPOCH_COMPLETED, checkpoint)
-            engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: self._remove_others(checkpoint))
-            engine.add_event_handler(Events.COMPLETED, self._save_best)
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
-    def _save_best(self) -> None:
-        """What came after the last epoch may have found a better model: a longer, resumed run has to know its score."""
-        path = self.newest()
-        if path is not None and "best" in self.objects:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state["best"] = self.objects["best"].state_dict()
-            write_whole(path, lambda part: torch.save(state, part))
+    def __call__(self, engine: Engine) -> None:
+        """Look at the weights.
 
-    def _remove_others(self, checkpoint: Checkpoint) -> None:
-        """Keep the file just written alone. Ignite would remove the old one first, and an interruption lose both."""
-        for path in self.ckpt_dir.glob("checkpoint_*.pt"):
-            if path.name != Path(checkpoint.last_checkpoint).name:
-                path.unlink()
-
-    def newest(self) -> Path | None:
-        """The checkpoint with the highest epoch, or None where there is none."""
-        found = self.ckpt_dir.glob("checkpoint_*.pt")
-        return max(found, key=lambda path: int(path.stem.rpartition("_")[2]), default=None)
-
-    def _load(self, engine: Engine) -> None:
-        path = self.newest()
-        if path is None:
-            logger.info("nothing to resume in %s: training starts from the beginning", self.ckpt_dir)
-            return
-        max_epochs = engine.state.max_epochs
-        try:
-            state = torch.load(path, map_location=engine.state.device, weights_only=True)
-            Checkpoint.load_objects(self.objects, state)
-        except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-            reason = str(error).partition("\n")[0]
-            raise InputError(
-                f"{path} is damaged or does not fit this configuration ({reason}). Resume with the configuration "
-                "that wrote it, or choose another output_dir."
-            ) from error
-        engine.state.max_epochs = max_epochs
-        logger.info("resumed after epoch %d of %d from %s", engine.state.epoch, max_epochs, path)
-        if engine.state.epoch >= max_epochs:
-            logger.info("all epochs are done: raise max_epochs to train on")
+        Raises:
+            InputError: some are not finite.
+        """
+        for name, value in self.network.state_dict().items():
+            if not bool(value.isfinite().all()):
+                raise InputError(
+                    f"epoch {engine.state.epoch}: the weights {name} are not finite: the training has diverged. The "
+                    "checkpoint of the epoch before is kept. Choose a lower learning_rate."
+                )
 
 
 class EarlyStop:
     """Trainer handler that ends the training when the best model has not been replaced for some validations.
 
-    Attach it after the handler that validates.
+    Attach it after the handlers that validate and that resume.
 
     Args:
         best: counts the validations; its state is in the checkpoint, so a resumed run stops where it would have.
@@ -121,8 +78,8 @@ class EarlyStop:
         self.patience = patience
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        """Register with a trainer. A resumed run may have come to its end before."""
+        engine.add_event_handler(Events.STARTED | Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         """End the training if it is time."""
@@ -170,13 +127,17 @@ class EpochSchedule:
 
 
 class BestModel:
-    """Validator handler that writes the network's weights whenever the key metric improves.
+    """Validator handler that keeps the network's weights whenever the key metric improves, and writes them.
 
-    Its state travels in the training checkpoint, so a resumed run does not replace a better model by a worse one.
+    Its state, weights included, travels in the training checkpoint. The file follows from it: what comes after the last
+    epoch starts from the weights kept here, not from a file that may be older or newer.
 
     Args:
         network: what is saved, as a plain state dict.
         path: the file; it appears whole or not at all.
+
+    Attributes:
+        weights: the best so far, on the CPU; empty before the first validation.
     """
 
     def __init__(self, network: AtlasISTN, path: str) -> None:
@@ -184,36 +145,38 @@ class BestModel:
         self.path = Path(path)
         self.metric = float("-inf")
         self.without_improvement = 0
+        self.weights: dict[str, Tensor] = {}
 
     def attach(self, engine: Engine) -> None:
         """Register with a validator whose first metric is the key metric."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Compare and save."""
+        """Compare, keep and save."""
         metric = float(engine.state.metrics[engine.state.key_metric_name])
-        if metric <= self.metric:
+        if not metric > self.metric:  # nor what is not a number
             self.without_improvement += 1
             return
         self.metric, self.without_improvement = metric, 0
-        if idist.get_rank() > 0:
-            return
-        logger.info("best model so far (%s %.4f)", engine.state.key_metric_name, metric)
-        self.save()
+        self.weights = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+        if idist.get_rank() == 0:
+            logger.info("best model so far (%s %.4f)", engine.state.key_metric_name, metric)
+            self.save()
 
     def save(self) -> None:
-        """Write the file, whatever the metric."""
-        save_model(self.network.state_dict(), self.path)
+        """Write the file: the weights kept, or those of the network where none are."""
+        save_model(self.weights or self.network.state_dict(), self.path)
         logger.info("model saved to %s", self.path)
 
     def state_dict(self) -> dict[str, Any]:
-        """Best metric so far, and the validations since."""
-        return {"metric": self.metric, "without_improvement": self.without_improvement}
+        """Best metric and weights so far, and the validations since."""
+        return {"metric": self.metric, "without_improvement": self.without_improvement, "weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the best metric of an interrupted run."""
+        """Take up the best model of an interrupted run."""
         self.metric = state["metric"]
         self.without_improvement = state["without_improvement"]
+        self.weights = {name: value.cpu() for name, value in state["weights"].items()}
 
 
 class TensorBoardLog:

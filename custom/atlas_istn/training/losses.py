@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from monai.losses import DiceLoss
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..networks import AtlasISTN
 from ..registration.objective import Objective, Pair
 from ..registration.similarity import squared_error
@@ -79,7 +80,11 @@ class AtlasISTNLoss(nn.Module):
         Args:
             output: what `JointForward` returns.
             labels: soft one-hot labelmaps ``[B, Nc, *shape]``.
+
+        Raises:
+            InputError: an output or a term is not finite.
         """
+        self._check_finite(output)  # before they are warped with: in places that are no numbers
         terms: dict[str, Tensor] = {}
         if "velocity" in output:
             transform = self.network.transform(output["velocity"], output["parameters"])
@@ -89,6 +94,7 @@ class AtlasISTNLoss(nn.Module):
         if "prediction" in output:
             terms["segmentation"] = self.segmentation_loss(output["prediction"], labels)
         self.terms = {name: value.detach().mean() for name, value in terms.items()}
+        self._check_finite(self.terms)
         weights = {
             "segmentation": self.segmentation_weight,
             "a2s": self.omega,
@@ -96,3 +102,13 @@ class AtlasISTNLoss(nn.Module):
             "regularisation": self.omega * self.regularisation,
         }
         return torch.stack([weights[name] * value for name, value in terms.items()]).sum(dim=0).mean()
+
+    def _check_finite(self, values: Mapping[str, Tensor]) -> None:
+        finite = torch.stack([value.detach().isfinite().all() for value in values.values()]).tolist()
+        names = [name for name, fine in zip(values, finite, strict=True) if not fine]
+        if names:
+            raise InputError(
+                f"epoch {self.epoch + 1}: {' and '.join(names)} of the training "
+                f"{'is' if len(names) == 1 else 'are'} not finite: the training has diverged. The checkpoint of the "
+                "last epoch is kept. Choose a lower learning_rate, and look at loss_weights and the images."
+            )

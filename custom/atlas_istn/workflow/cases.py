@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import Dataset, list_data_collate
 
-from ..errors import InputError, input_error_behind
+from ..errors import InputError, message_of
 
 __all__ = ["CaseDataset", "FailureReport", "collate_cases", "message_of"]
 
@@ -44,16 +44,6 @@ class CaseDataset(Dataset):
             "grid_affine": torch.as_tensor(image.affine).double(),
             "image": image,
         }
-
-
-def message_of(error: BaseException) -> str:
-    """The message of the `InputError` behind an exception, or else of the first exception, in one line."""
-    mistake = input_error_behind(error)
-    if mistake:
-        return " ".join(str(mistake).split())
-    while error.__cause__:  # Compose wraps every exception in one that names the transform alone
-        error = error.__cause__
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def collate_cases(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
