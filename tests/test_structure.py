@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("errors", "spatial"),
     ("topology", "io", "settings"),
-    ("networks", "registration"),
+    ("registration", "networks"),
     ("data", "pictures", "inferers", "models", "evaluation"),
     ("training", "workflow", "report", "shape"),
     ("__main__",),

@@ -1,12 +1,24 @@
 # Copyright 2026 The Atlas-ISTN bundle developers
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Networks: the paper's U-Net, the spatial transformer network and the joint Atlas-ISTN module."""
+"""Networks: U-Nets, spatial transformer networks, the joint Atlas-ISTN module and the pairwise ISTN."""
 
 from __future__ import annotations
 
+from .additive import AdditiveNet
 from .atlas_istn import AtlasISTN, JointForward
 from .mean import MeanOfNetworks
+from .pair import PairISTN, PairTransformerNetwork
 from .stn import SpatialTransformerNetwork
 from .unet import EncoderDecoder, UNet
 
-__all__ = ["AtlasISTN", "EncoderDecoder", "JointForward", "MeanOfNetworks", "SpatialTransformerNetwork", "UNet"]
+__all__ = [
+    "AdditiveNet",
+    "AtlasISTN",
+    "EncoderDecoder",
+    "JointForward",
+    "MeanOfNetworks",
+    "PairISTN",
+    "PairTransformerNetwork",
+    "SpatialTransformerNetwork",
+    "UNet",
+]

@@ -160,19 +160,20 @@ class JointForward(nn.Module):
     """What the trainer calls: ITN and STN in one forward, so that DistributedDataParallel sees every weight.
 
     Args:
-        network: the network to train.
+        network: the network to train, an `AtlasISTN` or a `PairISTN`.
         amp: run the convolutions in bf16 (on any device; the transformation model stays in float32).
     """
 
-    def __init__(self, network: AtlasISTN, amp: bool = False) -> None:
+    def __init__(self, network: Any, amp: bool = False) -> None:
         super().__init__()
         self.network = network
         self.amp = amp
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """The network's `parts` for a batch of images."""
+    def forward(self, image: Tensor) -> dict[str, Any]:
+        """The network's `parts` for a batch of images, or of pairs."""
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            return self.network.parts(image)
+            parts: dict[str, Any] = self.network.parts(image)
+        return parts
 
 
 def _check_itn(itn: nn.Module, in_channels: int, num_classes: int, spatial_size: Sequence[int]) -> None:

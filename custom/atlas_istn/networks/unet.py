@@ -24,6 +24,7 @@ class EncoderDecoder(nn.Module):
         channels: features of each scale, finest first.
         first_stride: stride of the first convolution; the decoder ends at that resolution.
         norm: MONAI normalisation (a name, or a name and its arguments), or None as in the paper.
+        decoder: without one the features are the coarsest ones.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class EncoderDecoder(nn.Module):
         channels: Sequence[int] = (16, 32, 64, 128),
         first_stride: int = 1,
         norm: str | Sequence[Any] | None = None,
+        decoder: bool = True,
     ) -> None:
         super().__init__()
         self.mode = "bilinear" if spatial_dims == 2 else "trilinear"
@@ -49,6 +51,7 @@ class EncoderDecoder(nn.Module):
         self.decoder = nn.ModuleList(
             nn.Sequential(block(coarse + fine, fine), block(fine, fine))
             for coarse, fine in zip(channels[:0:-1], channels[-2::-1], strict=True)
+            if decoder
         )
         # He initialisation: without normalisation PyTorch's default lets the signal fade over the many layers.
         for module in self.modules():

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,8 +21,9 @@ from ..spatial import (
     affine_matrix,
     control_points,
     num_affine_parameters,
+    per_axis,
 )
-from .parameters import FreeParameters, Parameters
+from .parameters import Build, FreeParameters, Parameters
 
 __all__ = ["Affine", "Deformation", "Grid", "Transformation"]
 
@@ -49,15 +50,33 @@ class Grid:
         return len(self.shape)
 
 
-class Transformation(Protocol):
-    """A family of maps."""
+class Transformation(ABC):
+    """A family of maps, described by raw parameters: tensors that an optimiser moves or a network predicts."""
+
+    @property
+    @abstractmethod
+    def rates(self) -> tuple[float, ...]:
+        """Step size of Adam for each tensor."""
+
+    @abstractmethod
+    def initial(self, batch: int, grid: Grid) -> tuple[Tensor, ...]:
+        """Return the raw parameters of as many identities: a field ``[B, dim, *nodes]``, affine ones ``[B, P]``."""
+
+    @abstractmethod
+    def build(self, grid: Grid) -> Build:
+        """Return what makes the transforms of raw parameters."""
 
     def begin(self, batch: int, grid: Grid) -> Parameters:
-        """Return the parameters of as many identities."""
+        """Return the parameters of as many identities, to be optimised."""
+        return self.resume(self.initial(batch, grid), grid)
+
+    def resume(self, state: Sequence[Tensor], grid: Grid) -> Parameters:
+        """Return given raw parameters, to be optimised further."""
+        return FreeParameters(state, self.rates, self.build(grid))
 
 
 @dataclass(frozen=True)
-class Affine:
+class Affine(Transformation):
     """Rigid, affine or sheared maps (Atlas-ISTN, eq. 1; ISTN, eq. 3), every parameter smoothly bounded.
 
     Attributes:
@@ -66,7 +85,7 @@ class Affine:
         max_translation: bound in millimetres; None for half the extent.
         max_rotation: bound of each component of the rotation vectors, in radians.
         max_log_scale: bound of the logarithm of each scale.
-        rate: step size of Adam; translations count as fractions of half the extent.
+        rate: step size of Adam, in units of the bounds: raw parameters r give ``bound · tanh(r)``.
 
     Raises:
         InputError: an unknown kind.
@@ -82,21 +101,22 @@ class Affine:
         if self.kind not in _KINDS:
             raise InputError(f"kind of an affine map: expected one of {', '.join(_KINDS)}, found '{self.kind}'.")
 
-    def begin(self, batch: int, grid: Grid) -> Parameters:
-        """Return the parameters of as many identities."""
-        return FreeParameters(
-            (self.initial(batch, grid),),
-            (self.rate,),
-            lambda parameters: Transform(None, self.matrix(parameters, grid), grid.shape, grid.spacing),
-        )
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """One: all parameters are in units of their bounds."""
+        return (self.rate,)
 
-    def initial(self, batch: int, grid: Grid) -> Tensor:
+    def initial(self, batch: int, grid: Grid) -> tuple[Tensor, ...]:
         """Return raw parameters ``[B, P]`` of identities."""
         start = torch.zeros(batch, num_affine_parameters(grid.dim, self.kind == "shear"), device=grid.device)
         if self.kind == "shear":
             # Where all scales are equal, no turn of their axes changes anything, and no gradient would ever reach it.
             start[:, -1 if grid.dim == 2 else -3 :] = 0.1
-        return start
+        return (start,)
+
+    def build(self, grid: Grid) -> Build:
+        """Return what makes transforms of raw parameters ``[B, P]``."""
+        return lambda parameters: Transform(None, self.matrix(parameters, grid), grid.shape, grid.spacing)
 
     def matrix(self, parameters: Tensor, grid: Grid) -> Tensor:
         """Return the matrices ``[B, dim, dim + 1]`` in centred millimetres of raw parameters ``[B, P]``."""
@@ -104,14 +124,13 @@ class Affine:
         angles, axes = torch.ones(1 if grid.dim == 2 else 3), torch.ones(grid.dim)
         translation = extent if self.max_translation is None else self.max_translation * axes
         scale = self.max_log_scale * axes * (self.kind != "rigid")
-        turn = [angles] if self.kind == "shear" else []
-        unit = torch.cat([extent, angles, axes, *turn])
-        limits = torch.cat([translation, self.max_rotation * angles, scale, *(self.max_rotation * t for t in turn)])
-        return affine_matrix(parameters * unit.to(parameters), limits.to(parameters))
+        turn = [self.max_rotation * angles] if self.kind == "shear" else []
+        limits = torch.cat([translation, self.max_rotation * angles, scale, *turn]).to(parameters)
+        return affine_matrix(parameters * limits, limits)
 
 
 @dataclass(frozen=True)
-class Deformation:
+class Deformation(Transformation):
     """Non-rigid maps, behind an affine one where there is one.
 
     Attributes:
@@ -120,6 +139,8 @@ class Deformation:
             displacement, some for a spline.
         affine: the map that acts first when the moving image is resampled; None for none.
         squarings: of a velocity.
+        max_displacement: bound in millimetres of each component of the field's vectors, of a spline its coefficients,
+            as ``bound · tanh(· / bound)``; None for none.
         rate: step size of Adam, in voxels of the field's own grid (of a spline: of the image).
 
     Raises:
@@ -130,6 +151,7 @@ class Deformation:
     distance: float = 2.0
     affine: Affine | None = None
     squarings: int = 5
+    max_displacement: float | None = None
     rate: float = 0.05
 
     def __post_init__(self) -> None:
@@ -140,22 +162,34 @@ class Deformation:
         if self.distance < 1:
             raise InputError(f"distance of the nodes of a field: expected at least 1 voxel, found {self.distance}.")
 
-    def begin(self, batch: int, grid: Grid) -> Parameters:
-        """Return the parameters of as many identities."""
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """That of the field, and of the affine part where there is one."""
+        return (self.rate, *(self.affine.rates if self.affine else ()))
+
+    def initial(self, batch: int, grid: Grid) -> tuple[Tensor, ...]:
+        """Return the field and the affine parameters, where there are any, of identities."""
+        field = torch.zeros(batch, grid.dim, *self._nodes(grid.shape), device=grid.device)
+        return (field, *(self.affine.initial(batch, grid) if self.affine else ()))
+
+    def build(self, grid: Grid) -> Build:
+        """Return what makes transforms of a field and affine parameters, where there are any."""
         model = self._model(grid.shape)
-        nodes = self._nodes(grid.shape)
-        field = torch.zeros(batch, grid.dim, *nodes, device=grid.device)
-        affine = self.affine
-        if affine is None:
-            still = torch.eye(grid.dim, grid.dim + 1, device=grid.device).expand(batch, -1, -1)
-            return FreeParameters(
-                (field,), (self.rate,), lambda f: Transform(f, still[: len(f)], grid.shape, grid.spacing, model)
-            )
-        return FreeParameters(
-            (field, affine.initial(batch, grid)),
-            (self.rate, affine.rate),
-            lambda f, p: Transform(f, affine.matrix(p, grid), grid.shape, grid.spacing, model),
-        )
+        still = torch.eye(grid.dim, grid.dim + 1, device=grid.device)[None]
+
+        def make(field: Tensor, *parameters: Tensor) -> Transform:
+            affine = self.affine.matrix(parameters[0], grid) if self.affine else still.expand(len(field), -1, -1)
+            return Transform(self._bounded(field, grid), affine, grid.shape, grid.spacing, model)
+
+        return make
+
+    def _bounded(self, field: Tensor, grid: Grid) -> Tensor:
+        if self.max_displacement is None:
+            return field
+        nodes = grid.shape if self.kind == "b_spline" else field.shape[2:]
+        sizes = [s * (n - 1) / (m - 1) for n, m, s in zip(grid.shape, nodes, grid.spacing, strict=True)]
+        limit = per_axis([self.max_displacement / size for size in sizes], field).reshape(-1, *[1] * grid.dim)
+        return limit * torch.tanh(field / limit)
 
     def _model(self, shape: tuple[int, ...]) -> DeformationModel:
         if self.kind == "velocity":

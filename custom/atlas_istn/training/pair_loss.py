@@ -1,0 +1,122 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The objectives of training a pairwise ISTN (ISTN, eq. 1 and 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..networks import PairISTN
+from ..networks.pair import split_pair
+from ..registration.objective import Objective, Pair, Regulariser, Similarity
+from ..registration.regularisers import mean_squared_gradient
+from ..registration.similarity import squared_error
+
+__all__ = ["PairLoss"]
+
+
+class PairLoss(nn.Module):
+    """Weighted sum of the errors that the ISTN paper defines, and a regulariser.
+
+    With M, F the images, M', F' their representations, S the structures of interest and T the transform:
+
+    ==================  =================================  ==========================================
+    weight              error                              is part of
+    ==================  =================================  ==========================================
+    ``images``          L(M'∘T, F')                        STN-u, where M' = M
+    ``structures``      L(S_M∘T, S_F)                      STN-s, ISTN-e, ISTN-i
+    ``explicit``        L(M', S_M) + L(F', S_F)            ISTN-e
+    ``implicit``        L(M'∘T, S_F) + L(S_M∘T, F')        ISTN-i
+    ``lambda``          regulariser of the deformation     ours; 0 in the paper
+    ==================  =================================  ==========================================
+
+    Args:
+        network: the network being trained; its transformation model is read, its weights are not.
+        weights: of the errors, by these names; one that is missing is 0.
+        similarity: L, per-case error of two images.
+        regulariser: penalty of the displacement on its own grid.
+
+    Attributes:
+        terms: the terms of the last call, averaged over the batch, detached; for logging.
+
+    Raises:
+        InputError: a weight of an unknown name, or none that is positive.
+    """
+
+    def __init__(
+        self,
+        network: PairISTN,
+        weights: Mapping[str, float],
+        similarity: Similarity = squared_error,
+        regulariser: Regulariser = mean_squared_gradient,
+    ) -> None:
+        super().__init__()
+        known = ("images", "structures", "explicit", "implicit", "lambda")
+        self.weights = {name: float(weights.get(name, 0.0)) for name in known}
+        unknown = set(weights) - set(known)
+        if unknown or not any(self.weights[name] > 0 for name in known[:-1]):
+            found = f"{sorted(unknown)[0]}" if unknown else "no weight above 0"
+            raise InputError(f"pair_loss_weights: expected weights of {', '.join(known)}, found {found}.")
+        self.network = network
+        self.similarity = similarity
+        self.regulariser = regulariser
+        self.terms: dict[str, Tensor] = {}
+
+    @property
+    def schedules(self) -> dict[str, float]:
+        """What of the objective changes from epoch to epoch: nothing."""
+        return {}
+
+    def forward(self, output: Mapping[str, Any], structures: Tensor | None) -> Tensor:
+        """Loss of a batch.
+
+        Args:
+            output: what `JointForward` returns of a `PairISTN`.
+            structures: of the moving images and, behind them, of the fixed ones, ``[B, 2 K, *shape]``; None where no
+                error needs them.
+
+        Raises:
+            InputError: they are needed and missing, or the ITN has another number of channels.
+        """
+        moving, fixed = output["moving"], output["fixed"]
+        pairs = {"images": [Pair(moving, fixed, self.similarity)]}
+        explicit: list[Tensor] = []
+        if any(self.weights[name] > 0 for name in ("structures", "explicit", "implicit")):
+            soi_moving, soi_fixed = self._structures(structures, moving)
+            pairs["structures"] = [Pair(soi_moving, soi_fixed, self.similarity)]
+            pairs["implicit"] = [Pair(moving, soi_fixed, self.similarity), Pair(soi_moving, fixed, self.similarity)]
+            if self.weights["explicit"] > 0:
+                explicit = [self.similarity(moving, soi_moving), self.similarity(fixed, soi_fixed)]
+        active = {name: found for name, found in pairs.items() if self.weights[name] > 0}
+        terms: dict[str, Tensor] = {}
+        if active:
+            objective = Objective([pair for found in active.values() for pair in found], self.regulariser)
+            results = objective(self.network.transform(output["state"], moving))
+            errors = iter(results.errors)
+            terms = {name: torch.stack([next(errors) for _ in found]).sum(dim=0) for name, found in active.items()}
+            if self.weights["lambda"] > 0:
+                terms["lambda"] = results.penalty
+        if explicit:
+            terms["explicit"] = torch.stack(explicit).sum(dim=0)
+        self.terms = {name: value.detach().mean() for name, value in terms.items()}
+        return torch.stack([self.weights[name] * value for name, value in terms.items()]).sum(dim=0).mean()
+
+    def _structures(self, structures: Tensor | None, moving: Tensor) -> tuple[Tensor, Tensor]:
+        if structures is None:
+            raise InputError(
+                "pair_loss_weights: the objective needs structures of interest, and the pairs have none: an ITN "
+                "that is trained without them is useless. Set structures, or train by images alone (stn_u.yaml)."
+            )
+        soi = split_pair(structures)
+        channels = soi[0].shape[1]
+        if self.network.itn is not None and moving.shape[1] != channels:
+            raise InputError(
+                f"the ITN yields {moving.shape[1]} channels, the structures of interest have {channels}. Set "
+                "structure_channels to their number."
+            )
+        return soi
