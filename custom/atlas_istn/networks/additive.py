@@ -19,8 +19,8 @@ class AdditiveNet(nn.Module):
 
     Full resolution: two convolutions down to the first scale's channels; a strided convolution to each further scale
     and a convolution there; back by transposed convolutions, each followed by the sum with what the encoder had, and a
-    convolution. Three convolutions end in a linear output. No normalisation; leaky ReLU where the code has ReLU, since of
-    two channels at the finest scale none may die.
+    convolution. Three convolutions end in a linear output. No normalisation; leaky ReLU where the code has ReLU, since
+    of two channels at the finest scale none may die.
 
     The image is standardised (mean 0, deviation 1) before the first layer and the weights start as He et al. have them,
     so what is learned does not depend on the unit of the intensities: the public code needs them at 0 to 255.
@@ -58,7 +58,8 @@ class AdditiveNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         # Near 0: after larger errors at the start the few channels are silent for long.
-        nn.init.normal_(self.head.conv.weight, std=0.1 * (2 / (half * 3**spatial_dims)) ** 0.5)
+        for parameter in self.head.parameters():
+            nn.init.normal_(parameter, std=0.05)
 
     def forward(self, image: Tensor) -> Tensor:
         """Output ``[B, out, *shape]`` of an image ``[B, in, *shape]``, whatever its size."""
