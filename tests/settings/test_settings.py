@@ -27,6 +27,9 @@ WRONG: dict[str, list[Any]] = {
     "wholes": [3, [1.5, 2], []],
     "numbers": [3.0, ["a", 1], []],
     "table": [3, "a text"],
+    "component": [3, "nonsense", {"kernel": 3}],
+    "components": [3, "nonsense", [3]],
+    "device": ["gpu", "cuda:99", 3],
     "names": [["background", "B"], {0: "background"}, {1: "A", 2: "B"}, {0: "same", 1: "same"}],
 }
 
@@ -129,8 +132,23 @@ def test_unknown_ids_are_refused_with_the_nearest_and_all_mistakes_come_at_once(
         assert part in message
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"intensity_limits": [5, 0]}, "intensity_limits: expected 2 rising numbers"),
+        ({"refine_trust": [0.4, 0.2]}, "refine_trust: expected 2 rising numbers"),
+        ({"label_values": [0, 0]}, "label_values: expected values that differ"),
+        ({"itn_kernels": [3, 3], "itn_strides": [1, 2, 2]}, "itn_kernels: expected as many as itn_strides, 3"),
+        ({"spacing": [1, 1], "spatial_size": [8, 8, 8]}, "spacing: expected as many as spatial_size, 3"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_settings(config)
+
+
 def test_what_a_data_configuration_adds_and_refers_to_is_known() -> None:
-    check_settings({"my_channels": [8, 16], "stn": {"channels": "@my_channels"}, "_meta_": {}})
+    check_settings({"my_channels": [8, 16], "stn": {"_target_": "Stn", "channels": "@my_channels"}, "_meta_": {}})
     check_settings({"my_members": 3, "itn": "$[@my_members]"})
 
 

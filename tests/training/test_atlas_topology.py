@@ -220,7 +220,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected a model\.pt with an atlas"):
         check_model(tmp_path / "none.pt")
     path = save(tmp_path / "model.pt", shell(2))
-    with pytest.raises(InputError, match="target: expected a table"):
+    with pytest.raises(InputError, match="topology: expected a table"):
         check_model(path, "1")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="expected labels from 1 to 2"):
         check_model(path, {7: [1, 0, 0]})

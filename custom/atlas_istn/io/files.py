@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import sys
@@ -60,9 +61,14 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -
 
 
 def save_tensors(content: object, path: str | os.PathLike[str]) -> None:
-    """Do what `torch.save` does, so that equal contents give equal files: by a path, its name would become content."""
-    with Path(path).open("wb") as stream:
-        torch.save(content, stream)
+    """Do what `torch.save` does, through the memory.
+
+    By a path, its name would become part of the content, and equal contents would give files that differ. On a full
+    disk `torch.save` raises errors of its own.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    Path(path).write_bytes(buffer.getbuffer())
 
 
 def remove_parts(folder: str | os.PathLike[str]) -> None:

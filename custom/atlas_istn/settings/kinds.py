@@ -8,13 +8,28 @@ import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
+import torch
 import yaml
 
 __all__ = ["KINDS", "NotAllowedError", "Setting"]
 
-KINDS = ("truth", "whole", "number", "text", "wholes", "numbers", "table", "names", "anything")
+KINDS = (
+    "truth",
+    "whole",
+    "number",
+    "text",
+    "wholes",
+    "numbers",
+    "table",
+    "names",
+    "component",
+    "components",
+    "device",
+    "anything",
+)
 
 
 class NotAllowedError(ValueError):
@@ -36,6 +51,7 @@ class Setting:
         optional: null is allowed.
         fields: of a table.
         length: of a list; 0 for any but none.
+        rising: each number of a list must be greater than the one before.
     """
 
     help: str
@@ -48,6 +64,7 @@ class Setting:
     optional: bool = False
     fields: Mapping[str, Setting] = field(default_factory=dict)
     length: int = 0
+    rising: bool = False
 
     def read(self, value: Any) -> Any:
         """Return a value in its type, also one that comes as text from a command line or a client.
@@ -78,9 +95,14 @@ class Setting:
             "numbers": "numbers",
             "table": f"a table with {', '.join(self.fields)}",
             "names": "a table from class index to name",
+            "component": "a component (a table with _target_) or an expression",
+            "components": "a list of components (tables with _target_)",
+            "device": "a device that this machine has",
         }[self.kind]
         if self.choices:
             words = " or ".join(self.choices)
+        if self.rising:
+            words = f"rising {words}"
         if self.length:
             words = f"{self.length} {words}"
         if self.low > -math.inf:
@@ -116,7 +138,10 @@ class Setting:
     def _read_numbers(self, value: Any) -> list[float]:
         if not isinstance(value, list | tuple) or not value or (self.length and len(value) != self.length):
             raise NotAllowedError(self.expected)
-        return [self._read_number(item) for item in value]
+        numbers = [self._read_number(item) for item in value]
+        if self.rising and any(second <= first for first, second in pairwise(numbers)):
+            raise NotAllowedError(self.expected)
+        return numbers
 
     def _read_wholes(self, value: Any) -> list[int]:
         return [self._read_whole(item) for item in self._read_numbers(value)]
@@ -134,6 +159,25 @@ class Setting:
         if not isinstance(value, Mapping):
             raise NotAllowedError(self.expected)
         return dict(value)
+
+    def _read_component(self, value: Any) -> Any:
+        if not _is_expression(value):
+            raise NotAllowedError(self.expected)
+        return value
+
+    def _read_components(self, value: Any) -> list[Any]:
+        if not isinstance(value, list | tuple) or not all(_is_expression(item) for item in value):
+            raise NotAllowedError(self.expected)
+        return list(value)
+
+    def _read_device(self, value: Any) -> Any:
+        try:
+            torch.empty(0, device=value)
+        except Exception as error:  # each kind of device has its own
+            count = torch.cuda.device_count()
+            known = ["cpu", *(f"cuda:{number}" for number in range(count))]
+            raise NotAllowedError(f"{self.expected}: {', '.join(known)}") from error
+        return value
 
 
 def _is_expression(value: Any) -> bool:

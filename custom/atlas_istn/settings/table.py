@@ -48,11 +48,11 @@ DATA = {
     "label_names": Setting("class index → name, background first", "names"),
     "label_values": Setting("value of each class in label files", "wholes", -(2**31), 2**32 - 1),
     "segment_codes": Setting("concepts of the labels in DICOM"),
-    "intensity_limits": Setting("limits of the scaled intensities", "numbers", length=2),
+    "intensity_limits": Setting("limits of the scaled intensities", "numbers", length=2, rising=True),
     "anonymous_names": _truth("number the cases, in place of the names of their files"),
     "topology": Setting("topology that the atlas shall have, where it is not that of most training labels"),
     "label_sigma": _from_zero("smoothing of the training labels", "voxels"),
-    "extra_augmentation": Setting("further random transforms"),
+    "extra_augmentation": Setting("further random transforms", "components"),
     "augmentation_ranges": Setting(
         "random affine augmentation",
         "table",
@@ -65,11 +65,12 @@ DATA = {
 }
 
 MODEL = {
+    "device": Setting("where it runs", "device"),
     "itn_members": _count("networks that the ITN is the mean of", 1),
     "itn_kernels": Setting("kernel sizes of the DynUNet, scale by scale"),
     "itn_strides": Setting("strides of the DynUNet, scale by scale"),
     "itn_norm": Setting("normalisation of the ITN in place of its own"),
-    "itn_activation": Setting("applied to the ITN's output"),
+    "itn_activation": Setting("applied to the ITN's output", "component", optional=True),
     "ckpt_path": _text("model file"),
     "model_path": _text("model file that training writes"),
     "ckpt_dir": _text("folder of the checkpoints"),
@@ -124,7 +125,7 @@ REFINEMENT = {
             "lambda": _from_zero("λ* of the regulariser"),
         },
     ),
-    "refine_similarity": Setting("error of two labelmaps"),
+    "refine_similarity": Setting("error of two labelmaps", "component"),
     "refine_stiff": Setting(
         "the phase in which the atlas hardly bends",
         "table",
@@ -135,7 +136,7 @@ REFINEMENT = {
     ),
     "refine_confidence": _share("mean probability to which a wavering ITN is raised; 0: never"),
     "refine_trust": Setting(
-        "disagreements up to and from which the ITN is believed", "numbers", 0, 1, length=2, optional=True
+        "disagreements up to and from which the ITN is believed", "numbers", 0, 1, length=2, optional=True, rising=True
     ),
     "ensemble": _count("starts of the refinement", 1),
     "results": Setting("what the inferer yields, and the name of each"),
@@ -153,7 +154,6 @@ OUTPUT = {
 PARTS = (
     "imports",
     "bundle_root",
-    "device",
     "num_classes",
     "spatial_dims",
     "network_def",
@@ -236,5 +236,6 @@ SETTINGS: dict[str, Setting] = {
     **REFINEMENT,
     **OUTPUT,
     **{name: Setting("part of the workflow") for name in PARTS},
+    **{name: Setting("part of what is learned", "component", optional=True) for name in LEARNING},
 }
 """Id → what it may be."""

@@ -187,6 +187,8 @@ def _signature(labels: torch.Tensor) -> Signature:
 
 def _declared(signature: Signature, declared: Mapping[Any, Any], labels: torch.Tensor) -> Signature:
     """A signature with what is declared in its place, for an atlas ``[Nc, *shape]``."""
+    if not isinstance(declared, Mapping):
+        raise InputError(f"topology: expected a table such as {{1: [1, 0, 0]}}, found {declared!r}.")
     wanted = signature.declare(declared, len(labels))
     for union, topology in wanted.shapes.items():
         if labels.ndim == 3 and topology.cavities:
@@ -234,8 +236,6 @@ def check_model(model: str | Path, target: Mapping[Any, Any] | None = None, outp
         raise InputError(
             f"{model}: expected a model.pt with an atlas ({type(error).__name__}). Train a model."
         ) from error
-    if target is not None and not isinstance(target, Mapping):
-        raise InputError(f"target: expected a table such as {{1: [1, 0, 0]}}, found {target!r}.")
     channels = labels[0].numpy()
     check = check_atlas(channels, _declared(_signature(labels[0]), target or {}, labels[0]))
     report = check.report()
