@@ -59,6 +59,16 @@ def test_every_bad_case_of_both_lists_is_named_at_once(tmp_path: Path) -> None:
     assert "unexpected label values 7" in lines[1]
 
 
+def test_cases_without_names_are_called_by_their_images(tmp_path: Path) -> None:
+    """As MONAI Label lists them."""
+    entries = [write(tmp_path, name) for name in ("core", "unknown")]
+    data = [{key: entry[key] for key in ("image", "label")} for entry in entries]
+    read = Compose([LoadCased(["image", "label"], 3, [0, 1, 2])])
+    training = TrainingCases(data=data, transform=read, progress=False)
+    with pytest.raises(InputError, match=rf"  {re.escape(data[1]['image'])}: .*unexpected label values 7"):
+        check_cases(training, training, NAMES)
+
+
 def test_a_class_without_any_label_and_labels_of_background_alone_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape("shell (class 2): no training label has it")):
         check_cases(cases(tmp_path, "core"), cases(tmp_path, "core", "shell"), NAMES)

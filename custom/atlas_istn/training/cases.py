@@ -53,7 +53,7 @@ class _Noting(Compose):
         try:
             return super().__call__(input_, *ends, **options)
         except Exception as error:  # whatever a reader or transform raises
-            self.failures[input_["case"]] = message_of(error)
+            self.failures[_name(input_)] = message_of(error)
             return {}
 
 
@@ -88,7 +88,7 @@ def _missing_labels(training: TrainingCases, validation: TrainingCases, names: M
             present = {index for index in names if index and float(labels[index].max()) > 0}
             if not present:
                 problems.append(
-                    f"{case['case']}: {case['label']}: nothing but background on the model's grid. Expected the "
+                    f"{_name(case)}: {case['label']}: nothing but background on the model's grid. Expected the "
                     "anatomy. Correct the label, or leave the case out."
                 )
             if cases is training:
@@ -104,8 +104,8 @@ def _missing_labels(training: TrainingCases, validation: TrainingCases, names: M
 
 def _warn_of_repeats(training: Sequence[Mapping[str, str]], validation: Sequence[Mapping[str, str]]) -> None:
     images = Counter(case["image"] for case in training)
-    repeated = sorted(case["case"] for case in training if images[case["image"]] > 1)
-    shared = sorted(case["case"] for case in validation if case["image"] in images)
+    repeated = sorted(_name(case) for case in training if images[case["image"]] > 1)
+    shared = sorted(_name(case) for case in validation if case["image"] in images)
     if repeated:
         logger.warning("%d cases are in the training list more than once: %s", len(repeated), _some(repeated))
     if shared:
@@ -114,6 +114,10 @@ def _warn_of_repeats(training: Sequence[Mapping[str, str]], validation: Sequence
             len(shared),
             _some(shared),
         )
+
+
+def _name(case: Mapping[str, str]) -> str:
+    return case.get("case", case["image"])  # MONAI Label lists its cases without names
 
 
 def _some(names: Sequence[str]) -> str:
