@@ -78,7 +78,9 @@ def write_run(
                 source=f"{case}{suffix}",
                 reference="",
                 grid_affine=affine,
-                result=Result(soft, 1.0, transform=transform, course=Course(soft, one, one, torch.ones(2, 1), one)),
+                result=Result(
+                    soft, 1.0, transform=transform, course=Course(soft, one, one, torch.ones(2, 1), one, one)
+                ),
                 labelmaps=dict.fromkeys(("itn", "one_pass", "pred"), labels),
                 uncertainty=None,
                 atlas_labels=network.atlas_labels,

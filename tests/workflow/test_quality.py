@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -26,9 +25,8 @@ from atlas_istn.inferers.result import Result
 from atlas_istn.io.outputs import write_json
 from atlas_istn.networks import AtlasISTN
 from atlas_istn.spatial import Transform
-from atlas_istn.workflow.calibration import QualityCalibration
 from atlas_istn.workflow.measures import Measures, label_entropy, measure
-from atlas_istn.workflow.quality import Population, QualityCheck
+from atlas_istn.workflow.quality import Population, QualityCheck, fingerprint
 from support import ROOT
 
 CONFIGS = ROOT / "bundle" / "configs"
@@ -165,30 +163,30 @@ def test_outliers_hardly_move_the_population() -> None:
 
 def test_calibration_is_written_and_belongs_to_its_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "model.pt").write_bytes(b"weights")
-    path = tmp_path / "quality.json"
-    handler = QualityCalibration(path, tmp_path / "model.pt")
-    cases = [SimpleNamespace(measures=case) for case in [*usual_cases(), None]]  # one without a refinement
-    handler._collect(SimpleNamespace(state=SimpleNamespace(cases=cases)))
-    handler._write()
-    check = QualityCheck(path, tmp_path / "model.pt")
+    path, model = tmp_path / "quality.json", tmp_path / "model.pt"
+    write_json(asdict(Population.of(usual_cases(), fingerprint(model), {"refine_iterations": 50})), path)
+    check = QualityCheck(path, model, {"refine_iterations": 50})
     assert check.population is not None
-    assert asdict(check.population) == json.loads(path.read_text())
     assert check.population.cases == 40
-    (tmp_path / "model.pt").write_bytes(b"other weights")
-    assert QualityCheck(path, tmp_path / "model.pt").population is None
+    other = QualityCheck(path, model, {"refine_iterations": 20})
+    assert other.population is None
+    assert other(disagreeing(0.1)).flag == "not calibrated (other refine_iterations)"
+    assert other(disagreeing(0.4)).flag == "review"  # fixed limits hold all the same
+    model.write_bytes(b"other weights")
+    assert QualityCheck(path, model).population is None
     assert "another model" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cases": 3}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cases": 30}'])
 def test_a_file_that_is_no_calibration_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "quality.json").write_text(text)
     with pytest.raises(InputError, match=r"quality\.json.*Calibrate again"):
         QualityCheck(tmp_path / "quality.json")
 
 
-def test_too_few_cases_are_refused() -> None:
-    with pytest.raises(InputError, match="at least 8 cases, found 3"):
-        Population.of(usual_cases(3))
+def test_too_few_cases_tell_nothing_and_say_so(tmp_path: Path) -> None:
+    write_json(asdict(Population.of(usual_cases(3))), tmp_path / "quality.json")
+    assert QualityCheck(tmp_path / "quality.json")(disagreeing(0.1)).flag == "not calibrated (n = 3)"
 
 
 def test_without_a_refinement_there_is_nothing_to_measure(ring: Callable[..., torch.Tensor]) -> None:
@@ -282,12 +280,16 @@ def test_calibrate_and_infer_as_a_user_does(
     }
     random = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
+    reference = nib.Nifti1Image(ring(SHAPE)[0, 1].numpy().round().astype(np.uint8), np.eye(4))
+    nib.save(reference, tmp_path / "images" / "label.nii")
     for number in range(9):
         image = ring(SHAPE, shift=random.uniform(-0.5, 0.5))[0, 1].numpy() + 0.03 * random.normal(size=SHAPE)
         if number == 8:
             image[12:], image[8:12] = 0.0, 1.0
         nib.save(nib.Nifti1Image(image.astype(np.float32), np.eye(4)), tmp_path / f"images/{number}.nii")
 
+    entries = [{"image": f"{number}.nii", "label": "label.nii"} for number in range(9)]
+    (tmp_path / "images" / "dataset.json").write_text(json.dumps({"validation": entries, "test": entries}))
     parser = ConfigParser()
     parser.read_config(str(CONFIGS / "inference.yaml"))
     for key, value in settings.items():
@@ -299,13 +301,14 @@ def test_calibrate_and_infer_as_a_user_does(
         network.atlas_labels.copy_(ring(SHAPE))
     torch.save(network.state_dict(), tmp_path / "model.pt")
 
-    def run(run_id: str, *files: str, **more: object) -> None:
-        paths = [str(CONFIGS / file) for file in ("inference.yaml", *files)]
-        flow = ConfigWorkflow(config_file=paths, run_id=run_id, logging_file=False, **{**settings, **more})
+    def run(run_id: str, **more: object) -> None:
+        flow = ConfigWorkflow(
+            config_file=str(CONFIGS / f"{run_id}.yaml"), run_id=run_id, logging_file=False, **{**settings, **more}
+        )
         flow.initialize()
         flow.run()
 
-    run("calibrate", "calibrate.yaml")
+    run("calibrate")
     assert json.loads((tmp_path / "quality.json").read_text())["cases"] == 9
     run("inference", ensemble=2, write_uncertainty=True)
     reports = [json.loads((tmp_path / f"out/{number}/{number}.json").read_text()) for number in range(9)]

@@ -20,7 +20,7 @@ from ..registration.similarity import squared_error
 from ..spatial import Transform
 from .base import Refined, SegmentationInferer, Start, plain
 from .result import Course, Result
-from .target import TargetPolicy
+from .target import TargetPolicy, disagreement
 
 __all__ = ["RefinementInferer"]
 
@@ -146,17 +146,19 @@ class RefinementInferer(SegmentationInferer):
         target = target.clamp(0.0, 1.0)
         build = _build(network)
         cases = [slice(None)] if mode == "field" else [slice(i, i + 1) for i in range(len(target))]
-        fits, targets, trusts = [], [], []
+        fits, aims = [], []
         for case in cases:
             aim = _Aim(self, network, target[case], None if fallback is None else fallback[case])
             phases = self._phases(regularisation, aim)
             parameters = self._parameters(mode, network, start[case], build)
             begin = build(start[case].velocity, start[case].parameters)
             fits.append(optimise(parameters, aim.objective(begin), phases, self.settling))
-            targets.append(aim.target)
-            trusts.append(aim.trust)
+            aims.append(aim)
         fit = Fit.cat(fits)
-        course = Course(torch.cat(targets), torch.cat(trusts), fit.loss, fit.curve, fit.iterations)
+        targets, trusts, found = (
+            torch.cat([getattr(aim, name) for aim in aims]) for name in ("target", "trust", "disagreement")
+        )
+        course = Course(targets, trusts, fit.loss, fit.curve, fit.iterations, found)
         return Refined(build(*fit.state), course)
 
     def _parameters(self, mode: str, network: AtlasISTN, start: Start, build: Build) -> Parameters:
@@ -170,7 +172,7 @@ class RefinementInferer(SegmentationInferer):
         count = round(self.stiff_fraction * self.iterations)
         return [
             Phase(count, max(stiff, regularisation)),
-            Phase(self.iterations - count, regularisation, aim.reconsider if aim.doubtful else None),
+            Phase(self.iterations - count, regularisation, None if aim.fallback is None else aim.reconsider),
         ]
 
     def objective(self, network: AtlasISTN, target: Tensor, moved: Tensor) -> Objective:
@@ -199,18 +201,18 @@ class _Aim:
         self.target = target
         self.fallback = fallback
         self.trust = torch.ones(len(target), device=target.device)
-
-    @property
-    def doubtful(self) -> bool:
-        return self.fallback is not None and self.inferer.policy.trust is not None
+        self.disagreement = torch.full_like(self.trust, torch.nan)
 
     def objective(self, transform: Transform) -> Objective:
         return self.inferer.objective(self.network, self.target, transform.to_fixed(self.network.atlas_labels))
 
-    def reconsider(self, transform: Transform) -> tuple[Objective, Tensor]:
+    def reconsider(self, transform: Transform) -> tuple[Objective | None, Tensor]:
         """Put the fallback in the place of what is not believed."""
         policy, fallback = self.inferer.policy, cast(Tensor, self.fallback)
-        self.trust = policy.believed(self.target, transform.to_fixed(self.network.atlas_labels))
+        self.disagreement = disagreement(self.target, transform.to_fixed(self.network.atlas_labels))
+        self.trust = policy.believed(self.disagreement)
+        if policy.trust is None:
+            return None, self.trust < 1.0
         self.target = policy.mixed(self.target, fallback, self.trust)
         return self.objective(transform), self.trust < 1.0
 

@@ -26,6 +26,8 @@ class Course:
         loss: objective L* of the transform, ``[B]``.
         curve: objective per iteration and case, ``[K + 1, B]``; row 0 is the 1-pass.
         iterations: until each case had settled, ``[B]``.
+        disagreement: 1 − Dice of the ITN's labels and the stiffly moved atlas, ``[B]``, by which they are trusted; NaN
+            where the target was not to be doubted.
     """
 
     target: Tensor
@@ -33,11 +35,19 @@ class Course:
     loss: Tensor
     curve: Tensor
     iterations: Tensor
+    disagreement: Tensor
 
     def case(self, index: int) -> Course:
         """Return one case, as a batch of one."""
         one = slice(index, index + 1)
-        return Course(self.target[one], self.trust[one], self.loss[one], self.curve[:, one], self.iterations[one])
+        return Course(
+            self.target[one],
+            self.trust[one],
+            self.loss[one],
+            self.curve[:, one],
+            self.iterations[one],
+            self.disagreement[one],
+        )
 
 
 @dataclass(frozen=True)

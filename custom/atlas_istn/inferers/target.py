@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import InputError
 
-__all__ = ["TargetPolicy", "disagreement"]
+__all__ = ["TargetPolicy", "confidence", "disagreement"]
 
 
 @dataclass(frozen=True)
@@ -46,23 +46,29 @@ class TargetPolicy:
     def sharpened(self, prediction: Tensor) -> Tensor:
         """Mix as much of its labels into a prediction ``[B, Nc, *shape]`` as gives these the confidence wanted."""
         labels = _labels(prediction)
-        foreground, probabilities = labels[:, 1:].flatten(1), prediction[:, 1:].clamp(0.0, 1.0).flatten(1)
-        found = (foreground * probabilities).sum(dim=1) / foreground.sum(dim=1).clamp_min(1.0)
+        found = confidence(prediction)
         share = ((self.confidence - found) / (1.0 - found).clamp_min(1e-6)).clamp(0.0, 1.0)
         return torch.lerp(prediction, labels, _per_voxel(share, prediction))
 
-    def believed(self, target: Tensor, stiff: Tensor) -> Tensor:
-        """How far to believe each target, ``[B]``, by what the stiff atlas ``[B, Nc, *shape]`` makes of it."""
+    def believed(self, found: Tensor) -> Tensor:
+        """How far to believe each target, ``[B]``, by the `disagreement` ``[B]`` found with the stiff atlas."""
         if self.trust is None:
-            return torch.ones(len(target), device=target.device)
+            return torch.ones_like(found)
         believed, doubted = self.trust
-        return ((doubted - disagreement(target, stiff)) / (doubted - believed)).clamp(0.0, 1.0)
+        return ((doubted - found) / (doubted - believed)).clamp(0.0, 1.0)
 
     @staticmethod
     def mixed(target: Tensor, fallback: Tensor, trust: Tensor) -> Tensor:
         """The target as far as it is believed ``[B]``, the fallback for the rest."""
         share = _per_voxel(trust, target)
         return share * target + (1.0 - share) * fallback
+
+
+def confidence(prediction: Tensor) -> Tensor:
+    """Return the mean probability of the labels in the foreground of a prediction ``[B, Nc, *shape]``, ``[B]``."""
+    foreground = _labels(prediction)[:, 1:].flatten(1)
+    probabilities = prediction[:, 1:].clamp(0.0, 1.0).flatten(1)
+    return (foreground * probabilities).sum(dim=1) / foreground.sum(dim=1).clamp_min(1.0)
 
 
 def disagreement(first: Tensor, second: Tensor) -> Tensor:

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 
 from ..errors import InputError
 from ..networks import AtlasISTN
-from .provenance import check_model_file
+from ..settings import differences
+from .provenance import SETTINGS, check_model_file, read_record
 
 __all__ = ["ModelLoader", "read_state"]
 
@@ -24,12 +26,17 @@ class ModelLoader:
         path: a plain state dict, as training writes it.
         network: takes the weights and the atlas.
         part: load only the entries whose names begin so, such as ``"itn."``; the others may be anything.
+        settings: of the configuration in use, see `model_settings`; compared with those that the model was trained
+            with, where its record has them.
     """
 
-    def __init__(self, path: str, network: AtlasISTN, part: str = "") -> None:
+    def __init__(
+        self, path: str, network: AtlasISTN, part: str = "", settings: Mapping[str, Any] | None = None
+    ) -> None:
         self.path = Path(path)
         self.network = network
         self.part = part
+        self.settings = settings
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -39,8 +46,10 @@ class ModelLoader:
         """Load the file.
 
         Raises:
-            InputError: there is no such file, it is no state dict, or it does not fit the network.
+            InputError: there is no such file, it is no state dict, it does not fit the network, or it was trained with
+                other settings.
         """
+        self._check_settings()
         state = {name: value for name, value in read_state(self.path).items() if name.startswith(self.part)}
         expected = {name: value for name, value in self.network.state_dict().items() if name.startswith(self.part)}
         mismatch = _first_mismatch(state, expected)
@@ -50,6 +59,16 @@ class ModelLoader:
                 "network settings that the model was trained with."
             )
         self.network.load_state_dict(state, strict=False)  # nothing is missing but what was not asked for
+
+    def _check_settings(self) -> None:
+        trained = read_record(self.path).get(SETTINGS)
+        if self.settings is None or trained is None:
+            return
+        if others := differences(trained, self.settings):
+            raise InputError(
+                f"{self.path}: the model was trained with other settings:\n{others}\nUse the configurations that "
+                "training wrote beside it, in configs, or leave these settings as they are there."
+            )
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:

@@ -18,7 +18,10 @@ from ..errors import InputError
 from ..io.files import save_tensors, write_whole
 from ..io.outputs import write_json
 
-__all__ = ["check_model_file", "check_sums", "read_record", "record_path", "save_model"]
+__all__ = ["SETTINGS", "check_model_file", "check_sums", "read_record", "record_path", "save_model"]
+
+SETTINGS = "settings"
+"""Key of a record under which stand the settings that the model was trained with, see `model_settings`."""
 
 _HASH = "sha256"
 

@@ -16,8 +16,9 @@ from .parameters import Parameters
 
 __all__ = ["Fit", "Phase", "Retarget", "Settling", "optimise"]
 
-Retarget = Callable[[Transform], tuple[Objective, Tensor]]
-"""From the transforms so far to the objective from here on, and which cases ``[B]`` have another one than before."""
+Retarget = Callable[[Transform], tuple[Objective | None, Tensor]]
+"""From the transforms so far to the objective from here on, and which cases ``[B]`` have another one than before; None
+where it stays."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def optimise(
             transform = parameters.transform(*state)
             if since == 0 and phase.retarget:
                 with torch.no_grad():
-                    objective, changed = phase.retarget(transform.detach())
+                    new, changed = phase.retarget(transform.detach())
+                objective = new or objective
                 best.forget(changed)  # with another objective, what was best is so no more
             terms = objective(transform)
             loss = (terms.misfit + phases[-1].weight * terms.penalty).detach()

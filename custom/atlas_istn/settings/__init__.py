@@ -4,7 +4,33 @@
 
 from __future__ import annotations
 
-from .check import begin, binding_settings, check_settings, read, running_config
+from .check import (
+    begin,
+    binding_settings,
+    check_settings,
+    differences,
+    different,
+    model_settings,
+    named,
+    parts_dir,
+    read,
+    refinement_settings,
+    running_config,
+)
 from .table import SETTINGS, Setting
 
-__all__ = ["SETTINGS", "Setting", "begin", "binding_settings", "check_settings", "read", "running_config"]
+__all__ = [
+    "SETTINGS",
+    "Setting",
+    "begin",
+    "binding_settings",
+    "check_settings",
+    "differences",
+    "different",
+    "model_settings",
+    "named",
+    "parts_dir",
+    "read",
+    "refinement_settings",
+    "running_config",
+]

@@ -9,17 +9,32 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from ..errors import InputError, show_input_errors
 from .kinds import NotAllowedError, Setting
-from .table import FREE_ON_RESUME, LEARNING, PARTS, SETTINGS
+from .table import FREE_ON_RESUME, LEARNING, OF_MODEL, OF_REFINEMENT, PARTS, SETTINGS
 
-__all__ = ["begin", "binding_settings", "check_settings", "read", "running_config"]
+__all__ = [
+    "begin",
+    "binding_settings",
+    "check_settings",
+    "differences",
+    "different",
+    "model_settings",
+    "named",
+    "parts_dir",
+    "read",
+    "references",
+    "refinement_settings",
+    "running_config",
+]
 
 _REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
+_LONGEST = 60  # characters of a value that a message shows
 
 
 def begin() -> None:
@@ -58,8 +73,70 @@ def binding_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     names = [name for name in SETTINGS if name in config and name not in (*PARTS, *FREE_ON_RESUME)]
     chosen = {name: config[name] for name in (*names, *(part for part in LEARNING if part in config))}
     augmentation = config.get("train", {}).get("augmentation")
-    plain: dict[str, Any] = json.loads(json.dumps({**chosen, "train#augmentation": augmentation}, default=str))
-    return plain
+    return _plain({**chosen, "train#augmentation": augmentation})
+
+
+def model_settings() -> dict[str, Any]:
+    """Choose from the configuration that is running what a model cannot be used without.
+
+    Returns:
+        Id → value, as JSON has it.
+    """
+    config = running_config()
+    chosen: dict[str, Any] = {}
+    names = [name for name in OF_MODEL if name in config]
+    while names:
+        name = names.pop()
+        chosen[name] = config[name]
+        names += (references(config[name]) & config.keys()) - chosen.keys()
+    return _plain(chosen)
+
+
+def parts_dir() -> Path:
+    """Return the folder ``parts`` beside the configuration that is running."""
+    for frame in inspect.stack(context=0):
+        if isinstance(workflow := frame.frame.f_locals.get("self"), ConfigWorkflow):
+            return Path(workflow.config_root_path) / "parts"
+    raise RuntimeError("was not called by a workflow of a bundle")
+
+
+def refinement_settings() -> dict[str, Any]:
+    """Choose from the configuration that is running what the refinement does, as a client of MONAI Label changed it.
+
+    Returns:
+        Id → value, as JSON has it.
+    """
+    config = running_config()
+    chosen = {name: config[name] for name in OF_REFINEMENT if name in config}
+    for name, value in config.get("displayable_configs", {}).items():
+        if isinstance(value, str) and value.startswith(("@", "$")):
+            continue
+        if name == "refine_lambda":
+            chosen["refine_weights"] = {**chosen["refine_weights"], "lambda": read(name, value)}
+        elif name in OF_REFINEMENT:
+            chosen[name] = read(name, value)
+    return _plain(chosen)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return a line for each id that two sets of settings have other values of; nothing where they agree."""
+    names = different(before, now)
+    return "\n".join(f"  {name}: {_shown(before.get(name))}, now {_shown(now.get(name))}" for name in names)
+
+
+def different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the ids that two sets of settings have other values of, sorted."""
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _LONGEST else "other parts"
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    return found
 
 
 def _calling_parser() -> ConfigParser:
@@ -67,6 +144,11 @@ def _calling_parser() -> ConfigParser:
         if isinstance(parser := frame.frame.f_locals.get("self"), ConfigParser):
             return parser
     raise RuntimeError("was not called by the configuration of a bundle")
+
+
+def named(handler: Any) -> Any:
+    """Return a handler that has an id of its own, for a list of handlers in which MONAI wants no references."""
+    return handler
 
 
 def read(name: str, value: Any) -> Any:
@@ -102,7 +184,7 @@ def check_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         InputError: naming everything that is wrong.
     """
     problems: list[str] = []
-    referred = {name for text in _texts(config) for name in _REFERENCE.findall(text)}
+    referred = references(config)
     converted: dict[str, Any] = {}
     for name, value in config.items():
         if name in SETTINGS:
@@ -152,6 +234,11 @@ def _check_together(settings: Mapping[str, Any], problems: list[str]) -> None:
         problems.append(f"label_values: expected values that differ, found {settings['label_values']}")
     if both("spatial_size", "spatial_size") and len(settings["spatial_size"]) not in (2, 3):
         problems.append(f"spatial_size: expected 2 or 3 sizes, found {settings['spatial_size']}")
+
+
+def references(tree: Any) -> set[str]:
+    """Return the ids at the top level that a configuration, or a piece of one, refers to."""
+    return {name for text in _texts(tree) for name in _REFERENCE.findall(text)}
 
 
 def _texts(tree: Any) -> Iterator[str]:

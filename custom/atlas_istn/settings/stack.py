@@ -8,20 +8,24 @@ MONAI stacks files when it runs; MONAI Label reads a single one. `stack` joins f
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import InputError
 from ..io.files import write_whole
 
-__all__ = ["GENERATED", "generate", "stack", "write_generated"]
+__all__ = ["GENERATED", "SHARED", "blocks", "generate", "stack", "write_generated"]
 
 GENERATED: dict[str, tuple[Sequence[str], str]] = {
     "train.yaml": (("model", "refinement", "training"), ""),
     "inference.yaml": (("model", "refinement", "inference"), "data/hippocampus.yaml"),
-    "inference_own.yaml": (("model", "refinement", "inference"), ""),
+    "evaluate.yaml": (("model", "refinement", "inference", "evaluate"), "data/hippocampus.yaml"),
+    "calibrate.yaml": (("model", "refinement", "inference", "evaluate", "calibrate"), "data/hippocampus.yaml"),
 }
 """File → the parts that it is made of, and the data config whose values replace those that are shared."""
+
+SHARED = ("model", "refinement")
+"""The parts that all files have: what a data config may change for all of them."""
 
 _KEY = re.compile(r"([^\s#'\"-][^:]*):")
 
@@ -40,7 +44,7 @@ def generate(configs: str | Path) -> dict[str, str]:
         name: f"# Made of {', '.join(f'parts/{part}.yaml' for part in parts)}"
         + (f" and {data}" if data else "")
         + ": change those, and make it anew by `python -m atlas_istn configs`.\n"
-        + stack([folder / "parts" / f"{part}.yaml" for part in parts], folder / data if data else None)
+        + stack([folder / "parts" / f"{part}.yaml" for part in parts], _shared(folder, data) if data else {})
         for name, (parts, data) in GENERATED.items()
     }
 
@@ -63,12 +67,12 @@ def write_generated(bundle_dir: str = "bundle") -> str:
     return "\n".join(str(configs / name) for name in GENERATED)
 
 
-def stack(parts: Sequence[Path], values: Path | None = None) -> str:
+def stack(parts: Sequence[Path], values: Mapping[str, str]) -> str:
     """Join configurations as MONAI stacks them: a later one replaces what an earlier one says under the same id.
 
     Args:
         parts: YAML files of ids at the top level.
-        values: one more, of which only those ids count that the parts but for the last have.
+        values: id → the lines that take the place of those of the parts; what is new comes last.
 
     Returns:
         The ids in order of first appearance, with the comments above each and those that stand for themselves.
@@ -76,40 +80,49 @@ def stack(parts: Sequence[Path], values: Path | None = None) -> str:
     Raises:
         InputError: a file is missing, or its ids are not at the top level.
     """
-    blocks: dict[str, str] = {}
-    for part in parts[:-1]:
-        blocks |= _blocks(part)
-    if values is not None:
-        blocks |= {key: text for key, text in _blocks(values).items() if key in blocks}
-    blocks |= _blocks(parts[-1])
-    return "".join(blocks.values()).rstrip() + "\n"
+    joined: dict[str, str] = {}
+    for part in parts:
+        joined |= blocks(part)
+    return "".join((joined | dict(values)).values()).rstrip() + "\n"
 
 
-def _blocks(path: Path) -> dict[str, str]:
-    """Id → its lines, with the comments right above it; comments before an empty line are blocks of their own."""
+def _shared(configs: Path, data: str) -> dict[str, str]:
+    """The blocks of a data config that the shared parts have too."""
+    shared = {key for part in SHARED for key in blocks(configs / "parts" / f"{part}.yaml")}
+    return {key: text for key, text in blocks(configs / data).items() if key in shared}
+
+
+def blocks(path: Path) -> dict[str, str]:
+    """Read a configuration as text: id → its lines, with the comments right above it.
+
+    Comments before an empty line are blocks of their own.
+
+    Raises:
+        InputError: the file is missing, or its ids are not at the top level.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except OSError as error:
         raise InputError(f"{path}: expected a configuration, found none ({error.strerror}). Check the path.") from error
-    blocks: dict[str, str] = {}
+    found: dict[str, str] = {}
     comment, current = "", ""
     for line in lines:
         key = _KEY.match(line)
         if key:
             current = key[1]
-            blocks[current] = comment + line
+            found[current] = comment + line
             comment = ""
         elif line.startswith("#"):
             comment += line
         elif not line.strip():
-            name = f"#{path.name}#{len(blocks)}"
-            blocks[name] = comment + line
+            name = f"#{path.name}#{len(found)}"
+            found[name] = comment + line
             comment = ""
         elif current:
-            blocks[current] += comment + line
+            found[current] += comment + line
             comment = ""
         else:
             raise InputError(
                 f"{path}: expected 'id: value' at the top level, found '{line.strip()}'. Correct the file."
             )
-    return blocks
+    return found

@@ -171,9 +171,13 @@ PARTS = (
     "quality",
     "inversion",
     "postprocessing",
+    "loader",
     "handlers",
     "evaluator",
     "reference",
+    "scorer",
+    "calibration",
+    "trained_bundle",
     "optimizer",
     "lr_scheduler",
     "segmentation_loss",
@@ -194,11 +198,25 @@ PARTS = (
 )
 """Ids that hold parts of the workflow."""
 
+ARCHITECTURE = ("network_def", "itn", "itn_member", "stn")
+"""Parts that a network is made of."""
+
+OF_MODEL = ("network_def", "spatial_size", "spacing", "label_names", "label_values", "intensity_limits")
+"""What a model was trained with, and cannot be used without, together with all that these refer to."""
+
+OF_REFINEMENT = (
+    "refine_mode",
+    "refine_iterations",
+    "refine_weights",
+    "refine_similarity",
+    "refine_stiff",
+    "refine_confidence",
+    "refine_trust",
+)
+"""What decides how the results of a refinement usually look: `workflow.quality` compares it with its calibration."""
+
 LEARNING = (
-    "network_def",
-    "itn",
-    "itn_member",
-    "stn",
+    *ARCHITECTURE,
     "preprocessing",
     "optimizer",
     "lr_scheduler",

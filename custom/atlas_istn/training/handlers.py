@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,14 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ..errors import InputError
-from ..models.provenance import save_model
+from ..models.provenance import SETTINGS, save_model
 from ..networks import AtlasISTN
 from ..pictures.atlas_evolution import atlas_frame
 from .losses import AtlasISTNLoss
 
-__all__ = ["BestModel", "EarlyStop", "EpochSchedule", "FiniteWeights", "TensorBoardLog", "named"]
+__all__ = ["BestModel", "EarlyStop", "EpochSchedule", "FiniteWeights", "TensorBoardLog"]
 
 logger = logging.getLogger(__name__)
-
-
-def named(handler: Any) -> Any:
-    """Return a handler that has an id of its own, for a list of handlers in which MONAI wants no references."""
-    return handler
 
 
 class FiniteWeights:
@@ -135,14 +131,16 @@ class BestModel:
     Args:
         network: what is saved, as a plain state dict.
         path: the file; it appears whole or not at all.
+        settings: what it is trained with, see `model_settings`; for its record.
 
     Attributes:
         weights: the best so far, on the CPU; empty before the first validation.
     """
 
-    def __init__(self, network: AtlasISTN, path: str) -> None:
+    def __init__(self, network: AtlasISTN, path: str, settings: Mapping[str, Any] | None = None) -> None:
         self.network = network
         self.path = Path(path)
+        self.record = {} if settings is None else {SETTINGS: dict(settings)}
         self.metric = float("-inf")
         self.without_improvement = 0
         self.weights: dict[str, Tensor] = {}
@@ -165,7 +163,7 @@ class BestModel:
 
     def save(self) -> None:
         """Write the file: the weights kept, or those of the network where none are."""
-        save_model(self.weights or self.network.state_dict(), self.path)
+        save_model(self.weights or self.network.state_dict(), self.path, self.record)
         logger.info("model saved to %s", self.path)
 
     def state_dict(self) -> dict[str, Any]:

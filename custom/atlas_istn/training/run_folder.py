@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,10 @@ from ..errors import InputError
 from ..io.files import remove_parts
 from ..io.locks import hold_folder, release_folder
 from ..pictures.atlas_evolution import FOLDER
-from ..settings import binding_settings, running_config
+from ..settings import binding_settings, differences, running_config
 from .checkpoint import newest_checkpoint, read_checkpoint
 
 __all__ = ["RunFolder"]
-
-_LONGEST = 60  # characters of a value that a message shows
 
 
 class RunFolder:
@@ -95,19 +92,8 @@ class RunFolder:
                 f"{checkpoint}: written by an older version, which does not say with which settings. Resume with that "
                 "version, or choose another output_dir."
             )
-        differing = sorted(
-            name for name in before.keys() | self.settings.keys() if before.get(name) != self.settings.get(name)
-        )
-        if differing:
-            lines = "\n".join(
-                f"  {name}: {_shown(before.get(name))}, now {_shown(self.settings.get(name))}" for name in differing
-            )
+        if others := differences(before, self.settings):
             raise InputError(
-                f"{checkpoint}: the run to be resumed had other settings:\n{lines}\nResume with its settings, or "
+                f"{checkpoint}: the run to be resumed had other settings:\n{others}\nResume with its settings, or "
                 "choose another output_dir."
             )
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= _LONGEST else "other parts"

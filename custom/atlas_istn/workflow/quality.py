@@ -14,13 +14,15 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from ..errors import InputError
+from ..settings import different
 from .measures import Measures
 
 __all__ = ["REASONS", "Population", "Quality", "QualityCheck", "fingerprint"]
@@ -38,8 +40,8 @@ REASONS = {
     "volume": "the volume of a label is unusual",
 }
 """Measure → what is said of a case in which it is too high."""
-REVIEW_Z = 3.5  # the customary limit of a robust z-score (Iglewicz and Hoaglin, 1993)
-FAIL_Z, FAIL_MEASURES = 5.0, 3  # one or two measures alone may be a harmless oddity
+REVIEW_Z = 3.5  # the customary limit of a robust z-score (Iglewicz and Hoaglin, 1993), where none was calibrated
+FAIL_RATIO, FAIL_MEASURES = 5.0 / 3.5, 3  # of the limit; one or two measures alone may be a harmless oddity
 REVIEW_DISAGREEMENT, FAIL_DISAGREEMENT = 0.3, 0.5  # 1 − Dice; hold whatever the population
 FEWEST_CASES = 8
 _SMALLEST = 1e-3  # of a measure, and of the spread of T's entries: below, differences are rounding
@@ -59,6 +61,8 @@ class Population:
         median: measure → median, of the logarithm.
         spread: measure → spread of the logarithm. A spread is 1.4826 MAD, the σ of a normal distribution.
         weights: fingerprint of the model file.
+        review_z: z-score from which a case is to be reviewed.
+        settings: of the refinement, see `refinement_settings`; empty in files of earlier versions.
     """
 
     cases: int
@@ -69,25 +73,25 @@ class Population:
     median: dict[str, float]
     spread: dict[str, float]
     weights: str = ""
+    review_z: float = REVIEW_Z
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sufficient(self) -> bool:
+        """Whether there are cases enough to tell what is usual."""
+        return self.cases >= FEWEST_CASES
 
     @classmethod
-    def of(cls, measures: Sequence[Measures], weights: str = "") -> Population:
-        """Statistics over the measures of cases.
-
-        Raises:
-            InputError: there are too few cases.
-        """
+    def of(
+        cls, measures: Sequence[Measures], weights: str = "", settings: Mapping[str, Any] | None = None
+    ) -> Population:
+        """Statistics over the measures of cases; their number alone where they are too few."""
         if len(measures) < FEWEST_CASES:
-            raise InputError(
-                f"calibration needs at least {FEWEST_CASES} cases, found {len(measures)}. Choose another list with "
-                "test_list, or add cases."
-            )
-        vectors: dict[str, list[float]] = {}
-        for name, smallest in (("affine", _SMALLEST), ("log_volumes", _SMALLEST_LOG)):
-            values = np.array([getattr(case, name) for case in measures], dtype=float)
-            median, spread = _median_and_spread(values, smallest)
-            vectors |= {name: median.tolist(), f"{name}_spread": spread.tolist()}
-        start = cls(len(measures), **vectors, median={}, spread={}, weights=weights)
+            return cls(len(measures), [], [], [], [], {}, {}, weights, settings=dict(settings or {}))
+        affine = _median_and_spread(np.array([case.affine for case in measures]), _SMALLEST)
+        volumes = _median_and_spread(np.array([case.log_volumes for case in measures]), _SMALLEST_LOG)
+        columns = [column.tolist() for column in (*affine, *volumes)]
+        start = cls(len(measures), *columns, {}, {}, weights, REVIEW_Z, dict(settings or {}))  # type: ignore[call-arg]
         logarithms = np.array([list(start._logarithms(case).values()) for case in measures])
         median, spread = _median_and_spread(logarithms, _SMALLEST_LOG)
         return replace(
@@ -105,7 +109,7 @@ class Population:
         """
         try:
             population = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
-            if not set(REASONS) <= set(population.median) & set(population.spread):
+            if population.sufficient and not set(REASONS) <= set(population.median) & set(population.spread):
                 raise KeyError("a measure is missing")
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(
@@ -138,7 +142,8 @@ class Quality:
     """The verdict on a case.
 
     Attributes:
-        flag: ``"ok"``, ``"review"`` or ``"fail"``.
+        flag: ``"ok"``, ``"review"`` or ``"fail"``; ``"not calibrated (…)"`` where nothing is wrong by the fixed
+            limits, and the calibration that there is cannot be used.
         score: largest z-score of the measures; without a population the disagreement of ITN and refined labels.
             Higher is worse.
         reasons: why a case is not ok, fixed limits before unusual measures, these the worst first.
@@ -156,16 +161,30 @@ class QualityCheck:
         path: ``quality.json``, as `QualityCalibration` writes it beside the model; where there is none, only fixed
             limits apply: labels that are empty, folding, and ITN and refined labels that disagree.
         ckpt_path: the model in use. Statistics of another model are not used.
+        settings: of the refinement in use. Statistics of other settings are not used.
 
     Raises:
         InputError: the file cannot be used.
     """
 
-    def __init__(self, path: str | Path = "", ckpt_path: str | Path = "") -> None:
+    def __init__(
+        self, path: str | Path = "", ckpt_path: str | Path = "", settings: Mapping[str, Any] | None = None
+    ) -> None:
         self.population = Population.load(path) if path and Path(path).is_file() else None
-        if self.population and ckpt_path and self.population.weights not in ("", fingerprint(ckpt_path)):
-            logger.warning("%s belongs to another model and is not used: run calibrate again", path)
-            self.population = None
+        self.otherwise_ok = "ok"
+        reason = self._unusable(ckpt_path, settings) if self.population else ""
+        if reason:
+            logger.warning("%s is not used: %s. Run calibrate for it.", path, reason)
+            self.population, self.otherwise_ok = None, f"not calibrated ({reason})"
+
+    def _unusable(self, ckpt_path: str | Path, settings: Mapping[str, Any] | None) -> str:
+        """Why the population cannot be used; empty where it can."""
+        population = cast(Population, self.population)
+        if ckpt_path and population.weights not in ("", fingerprint(ckpt_path)):
+            return "belongs to another model"
+        if settings is not None and population.settings and (others := different(population.settings, settings)):
+            return f"other {', '.join(others)}"
+        return "" if population.sufficient else f"n = {population.cases}"
 
     def __call__(
         self, measures: Measures, folded_fraction: float = 0.0, empty: int = 0, topology_kept: bool = True
@@ -190,10 +209,11 @@ class QualityCheck:
         if not topology_kept:
             reasons.append("the topology is not the atlas's")
         scores = self.population.z_scores(measures) if self.population else {}
-        unusual = sorted(((z, name) for name, z in scores.items() if z > REVIEW_Z), reverse=True)
+        limit = self.population.review_z if self.population else math.inf
+        unusual = sorted(((z, name) for name, z in scores.items() if z > limit), reverse=True)
         reasons += [f"{REASONS[name]} (z = {z:.1f})" for z, name in unusual]
-        failed |= sum(z > FAIL_Z for z, _ in unusual) >= FAIL_MEASURES
-        flag = "fail" if failed else "review" if reasons else "ok"
+        failed |= sum(z > FAIL_RATIO * limit for z, _ in unusual) >= FAIL_MEASURES
+        flag = "fail" if failed else "review" if reasons else self.otherwise_ok
         return Quality(flag, max(scores.values(), default=disagreement), reasons)
 
 

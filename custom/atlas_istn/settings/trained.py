@@ -1,0 +1,108 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The configurations of a trained model: those of the bundle, with the settings of its training in the right places."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigParser
+
+from .check import check_settings, references
+from .stack import GENERATED, SHARED, blocks, stack
+
+__all__ = ["trained_configs"]
+
+_TRAINING = "train.yaml"
+_OF_THE_RUN = ("device", "resume", "overwrite", "bundle_root")
+"""Ids that say where and how one run went."""
+_OF_DATA = ("dataset_dir", "data_list_file")
+_OF_WORKFLOW = ("inferer",)
+"""Beside the shared ids, what means the same in training and in inference."""
+_CALIBRATED = {"confidence": "@refine_confidence", "trust": "@refine_trust"}
+"""Of the refinement, what a training leaves out; see ``parts/training.yaml``."""
+_WIDTH = 120
+_END = "...\n"  # of a document that is a mere scalar
+
+
+def trained_configs(
+    parts_dir: Path, config: Mapping[str, Any], bundle_root: Path, chosen: Mapping[str, Any]
+) -> dict[str, str]:
+    """Make the configurations of the bundle of a trained model. Each is complete, and runs alone.
+
+    Args:
+        parts_dir: the bundle's ``configs/parts``.
+        config: of the training, as its parser holds it.
+        bundle_root: folder of the new bundle.
+        chosen: settings that were calibrated when training was over; not for another training.
+
+    Returns:
+        Name of each file → its text.
+
+    Raises:
+        InputError: a part is missing.
+    """
+    files = {name: [parts_dir / f"{part}.yaml" for part in parts] for name, (parts, _) in GENERATED.items()}
+    shared = {name for part in SHARED for name in blocks(parts_dir / f"{part}.yaml")}
+    changed = _changed(files[_TRAINING], config)
+    values = {name: changed[name] for name in changed if name in {*shared, *_OF_DATA, *_OF_WORKFLOW}}
+    values |= chosen
+    if "refinement" in values:
+        values["refinement"] = {**values["refinement"], **_CALIBRATED}
+    texts = {}
+    for name, paths in files.items():
+        mine = changed if name == _TRAINING else _with_references(values, config, paths)
+        texts[name] = "# Made by the training of this model, with its settings. Runs alone.\n" + stack(
+            paths, _as_blocks({"bundle_root": str(bundle_root.absolute()), **mine}, paths)
+        )
+    return texts
+
+
+def _changed(paths: list[Path], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration has other than the parts do."""
+    parser = ConfigParser()
+    parser.read_config([str(path) for path in paths])
+    defaults = {**parser.config, **check_settings(parser.config)}
+    changed = {
+        name: value
+        for name, value in config.items()
+        if not name.startswith("_") and name not in _OF_THE_RUN and (name not in defaults or value != defaults[name])
+    }
+    folders = {name: str(Path(changed[name]).absolute()) for name in (*_OF_DATA, "output_dir") if changed.get(name)}
+    return {**changed, **folders}
+
+
+def _with_references(values: Mapping[str, Any], config: Mapping[str, Any], paths: list[Path]) -> dict[str, Any]:
+    """Values, with what they refer to and the parts do not have, as what a data configuration adds for its own use."""
+    known = {name for path in paths for name in blocks(path)}
+    found = dict(values)
+    missing = references(found) - known - found.keys()
+    while missing:
+        found |= {name: config[name] for name in missing & config.keys()}
+        missing = (references(found) - known - found.keys()) & config.keys()
+    return found
+
+
+def _as_blocks(values: Mapping[str, Any], paths: list[Path]) -> dict[str, str]:
+    """Values as the lines of a configuration, below the comments that stand above their ids."""
+    texts = {name: text for path in paths for name, text in blocks(path).items() if name in values}
+    return {name: _leading_comments(texts.get(name, "")) + _dumped(name, value) for name, value in values.items()}
+
+
+def _leading_comments(text: str) -> str:
+    return "".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
+
+
+def _dumped(name: str, value: Any) -> str:
+    short = yaml.safe_dump(value, sort_keys=False, default_flow_style=True, width=math.inf, allow_unicode=True)
+    line = f"{name}: {short.removesuffix(_END).strip()}\n"
+    if len(line) <= _WIDTH:
+        return line
+    text = yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=_WIDTH, allow_unicode=True)
+    return f"{name}:\n{textwrap.indent(text, '  ')}"
