@@ -33,8 +33,7 @@ fi
 
 step "4/5 Inference with refinement, and scores: $results"
 python -m monai.bundle run evaluate \
-    --config_file "['bundle/configs/inference_own.yaml','bundle/configs/evaluate.yaml','bundle/configs/data/letter_b.yaml']" \
-    --dataset_dir $data --test_list test_corrupt --ckpt_path $output/models/model.pt --output_dir $results
+    --config_file $output/configs/evaluate.yaml --test_list test_corrupt --output_dir $results
 
 step "5/5 Figure"
 python -m atlas_istn figure $data $results --initial_atlas $output/models/initial_atlas.pt

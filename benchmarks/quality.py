@@ -7,7 +7,7 @@ undegraded images, and spoiled if it is so far below that of the same image unde
 curve of the score and of every measure by itself for both, and what the flags found; draws the curves for bad results.
 The check must be calibrated first, on other cases than those of --list:
 
-    python -m monai.bundle run --config_file "['bundle/configs/inference.yaml','bundle/configs/calibrate.yaml']" ...
+    python -m monai.bundle run calibrate --config_file bundle/configs/calibrate.yaml ...
     python benchmarks/quality.py --ckpt bundle/models/model.pt --config bundle/configs/data/hippocampus.yaml \
         --dataset_dir data/hippocampus --list test --picture bundle/docs/quality_roc.png
 """
@@ -55,7 +55,7 @@ def _images(case: dict[str, str], dim: int, conditions: Sequence[tuple[str, int]
 def _measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One row per case and condition: Dice, flag, score and the z-score of every measure."""
     parser = ConfigParser()
-    parser.read_config([str(CONFIGS / "inference.yaml"), arguments.config, str(CONFIGS / "evaluate.yaml")])
+    parser.read_config([str(CONFIGS / "evaluate.yaml"), arguments.config])
     parser["device"] = torch.device("cpu")
     parser["evaluate_space"] = "model"
     parser["refine_iterations"] = arguments.iterations

@@ -63,7 +63,7 @@ class Bench:
 
         Args:
             name: of the run.
-            configs: those that go over ``inference.yaml`` and ``evaluate.yaml``: files relative to the repository.
+            configs: those that go over ``evaluate.yaml``: files relative to the repository.
             model: path of its model.pt.
             dataset_dir: folder with a dataset.json.
             settings: overrides of the configs, such as the list, ``test_list``.
@@ -71,7 +71,7 @@ class Bench:
         Returns:
             The folder with its metrics.csv.
         """
-        stack = [f"{CONFIGS}/inference.yaml", f"{CONFIGS}/evaluate.yaml", *configs]
+        stack = [f"{CONFIGS}/evaluate.yaml", *configs]
         weights = hashlib.sha256(Path(model).read_bytes()).hexdigest()
         return self._run(
             "evaluate", name, stack, dataset_dir, {"ckpt_path": str(Path(model).resolve()), **settings}, weights

@@ -1,6 +1,6 @@
 # Copyright 2026 The Atlas-ISTN bundle developers
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The README's way for a data set of one's own: three lines of configuration, training, inference."""
+"""The way of a data set of one's own: training makes a bundle of its folder, which runs by itself."""
 
 from __future__ import annotations
 
@@ -9,41 +9,102 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from atlas_istn.data.letter_b import generate_letter_b
+from atlas_istn.errors import InputError, input_error_behind
+from atlas_istn.models.provenance import check_model_file
 from support import ROOT
 
 CONFIGS = ROOT / "bundle" / "configs"
-MINE = """
-spatial_size: [32, 32]
-spacing: [4.0, 4.0]
-label_names: {0: background, 1: letter}
-label_values: [0, 255]
-"""
+MINE = {
+    "spatial_size": [32, 32],
+    "spacing": [4.0, 4.0],
+    "label_names": {0: "background", 1: "letter"},
+    "label_values": [0, 255],
+    "refine_iterations": 7,
+}
 
 
-def test_what_three_lines_train_inference_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the workflows replace it
-    data = generate_letter_b(tmp_path / "data", num_training=4, num_validation=2, num_test=2, num_corrupt=1)
-    mine = tmp_path / "mine.yaml"
-    mine.write_text(MINE)
-    common = {"dataset_dir": str(data.parent), "device": "$torch.device('cpu')"}
-    runs = {
-        "training": (["train.yaml"], {"output_dir": tmp_path / "out", "max_epochs": 1, "batch_size": 2}),
-        "evaluate": (
-            ["inference_own.yaml", "evaluate.yaml"],
-            {"output_dir": tmp_path / "results", "ckpt_path": tmp_path / "out" / "models" / "model.pt"},
-        ),
-    }
-    for run_id, (files, settings) in runs.items():
-        paths = [*(str(CONFIGS / file) for file in files), str(mine)]
-        texts = {key: str(value) for key, value in settings.items()}  # as the command line gives them
-        flow = ConfigWorkflow(paths, run_id=run_id, logging_file=False, **common, **texts)
-        flow.initialize()
-        flow.run()
-    summary = json.loads((tmp_path / "results" / "summary.json").read_text())
+def run(config: Path, run_id: str, *more: Path, **settings: object) -> None:
+    texts = {key: str(value) for key, value in settings.items()}  # as the command line gives them
+    flow = ConfigWorkflow([str(path) for path in (config, *more)], run_id=run_id, logging_file=False, **texts)
+    flow.initialize()
+    flow.run()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training, with the data set beside it."""
+    folder = tmp_path_factory.mktemp("own")
+    hook = sys.excepthook  # the workflows replace it
+    data = generate_letter_b(folder / "data", num_training=4, num_validation=9, num_test=2, num_corrupt=1)
+    mine = folder / "mine.yaml"
+    mine.write_text(yaml.safe_dump({**MINE, "dataset_dir": str(data.parent), "output_dir": str(folder / "work")}))
+    run(CONFIGS / "train.yaml", "training", mine, max_epochs=1, batch_size=2, device="cpu")
+    sys.excepthook = hook
+    return folder / "work"
+
+
+def test_the_bundle_runs_by_itself(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.chdir(tmp_path)  # nothing of the repository is beside it
+    run(trained / "configs" / "evaluate.yaml", "evaluate", output_dir=tmp_path / "out", device="cpu")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["cases"], summary["failed"]) == (2, 0)
-    segmentation = next((tmp_path / "results").glob("*/*_seg.png"))
+    report = json.loads(next((tmp_path / "out").glob("*/*.json")).read_text())
+    assert len(report["loss_curve"]) <= 8  # the iterations of the training's own configuration
+    segmentation = next((tmp_path / "out").glob("*/*_seg.png"))
     assert set(Image.open(segmentation).getdata()) <= {0, 255}
+
+
+def test_it_says_what_it_is(trained: Path) -> None:
+    metadata = json.loads((trained / "configs" / "metadata.json").read_text())
+    assert metadata["training"]["sha256"] == check_model_file(trained / "models" / "model.pt")["sha256"]
+    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "letter"}
+    for space in ("model", "native"):
+        summary = json.loads((trained / "validation" / space / "summary.json").read_text())
+        dice = summary["results"]["refine"]["labels"]["letter"]["dice"]["mean"]
+        assert metadata["eval_metrics"][f"dice_letter_{space}"] == pytest.approx(dice, abs=1e-4)
+    assert "letter" in (trained / "docs" / "README.md").read_text()
+    assert json.loads((trained / "models" / "quality.json").read_text())["cases"] == 9
+
+
+def test_the_last_validation_is_what_evaluate_gives(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    settings = {"output_dir": tmp_path, "test_list": "validation", "evaluate_space": "model", "device": "cpu"}
+    run(trained / "configs" / "evaluate.yaml", "evaluate", **settings)
+    found, expected = (
+        json.loads((folder / "summary.json").read_text())["results"]["refine"]["mean"]["dice"]["mean"]
+        for folder in (tmp_path, trained / "validation" / "model")
+    )
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_other_settings_than_the_model_was_trained_with_are_refused_by_name(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    settings = {"output_dir": tmp_path, "spacing": [3.0, 3.0], "device": "cpu"}
+    with pytest.raises(RuntimeError) as caught:
+        run(trained / "configs" / "inference.yaml", "inference", **settings)
+    error = input_error_behind(caught.value)
+    assert isinstance(error, InputError)
+    assert [line.split(":")[0].strip() for line in str(error).splitlines()[1:-1]] == ["spacing"]
+
+
+def test_another_training_goes_on_from_its_own_configuration(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The configuration that training wrote trains the same model again."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    run(trained / "configs" / "train.yaml", "training", output_dir=tmp_path / "again", device="cpu")
+    first, second = (
+        torch.load(folder / "models" / "model.pt", weights_only=True) for folder in (trained, tmp_path / "again")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -30,24 +30,23 @@ def test_no_id_is_stated_twice_among_the_parts() -> None:
         if part.stem in ("model", "refinement"):
             assert not own & seen
             seen |= own
-    for part in ("training", "inference"):
+    for part in ("training", "inference", "evaluate", "calibrate"):
         assert not set(yaml.safe_load((CONFIGS / "parts" / f"{part}.yaml").read_text())) & seen
 
 
 def test_later_ids_replace_earlier_ones_and_comments_stay(tmp_path: Path) -> None:
-    first, second, values = (tmp_path / f"{name}.yaml" for name in ("first", "second", "values"))
+    first, second = (tmp_path / f"{name}.yaml" for name in ("first", "second"))
     first.write_text("# Section\n\n# of a\na: 1  # one\nb:\n- x\n# inside\n- y\n")
     second.write_text("# of c\nc: {d: 2}\n")
-    values.write_text("# new\na: 3\nc: 4\nz: 5\n")
-    assert stack([first, second]) == "# Section\n\n# of a\na: 1  # one\nb:\n- x\n# inside\n- y\n# of c\nc: {d: 2}\n"
-    text = stack([first, second], values)
-    assert text == "# Section\n\n# new\na: 3\nb:\n- x\n# inside\n- y\n# of c\nc: {d: 2}\n"
-    assert yaml.safe_load(text) == {"a": 3, "b": ["x", "y"], "c": {"d": 2}}
+    assert stack([first, second], {}) == "# Section\n\n# of a\na: 1  # one\nb:\n- x\n# inside\n- y\n# of c\nc: {d: 2}\n"
+    text = stack([first, second], {"a": "# new\na: 3\n", "z": "z: 5\n"})
+    assert text == "# Section\n\n# new\na: 3\nb:\n- x\n# inside\n- y\n# of c\nc: {d: 2}\nz: 5\n"
+    assert yaml.safe_load(text) == {"a": 3, "b": ["x", "y"], "c": {"d": 2}, "z": 5}
 
 
 def test_what_is_no_configuration_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
     with pytest.raises(InputError, match=r"list\.yaml.*at the top level, found '- a'"):
-        stack([tmp_path / "list.yaml"])
+        stack([tmp_path / "list.yaml"], {})
     with pytest.raises(InputError, match=r"none\.yaml"):
-        stack([tmp_path / "none.yaml"])
+        stack([tmp_path / "none.yaml"], {})

@@ -79,9 +79,13 @@ def forked(work: Callable[[], object]) -> int:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but TensorBoard's, whose names hold times; hidden files by their names alone."""
+    """Every file but TensorBoard's, whose names hold times, less the folder's own name; hidden files by names alone."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.parent.name != "tensorboard")
-    return {str(path.relative_to(folder)): b"" if path.name.startswith(".") else path.read_bytes() for path in files}
+    own = str(folder.absolute()).encode()  # the configurations of the bundle name it
+    return {
+        str(path.relative_to(folder)): b"" if path.name.startswith(".") else path.read_bytes().replace(own, b"")
+        for path in files
+    }
 
 
 def main(dataset: Path, folder: Path, step: int, **settings: Any) -> dict[str, Any]:

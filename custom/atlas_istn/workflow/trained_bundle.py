@@ -15,7 +15,7 @@ from ignite.handlers import ProgressBar
 from monai.bundle import ConfigParser
 
 from ..errors import InputError
-from ..io.files import write_whole
+from ..io.files import remove_parts, write_whole
 from ..io.outputs import write_json
 from ..models.provenance import check_model_file
 from ..settings.trained import trained_configs
@@ -59,8 +59,10 @@ class TrainedBundle:
             )
 
     def begin(self) -> None:
-        """Write the configurations."""
+        """Remove what a killed run left half-written, and write the configurations."""
         if idist.get_rank() == 0:
+            for folder in ("configs", "configs/parts", "docs", *(f"validation/{space}" for space in SPACES)):
+                remove_parts(self.root / folder)
             self._write_configs({})
 
     def complete(self) -> None:
