@@ -69,7 +69,7 @@ class FillBackgroundd(MapTransform):
 
 
 class ScalePercentilesd(MapTransform):
-    """Scale intensities so that two percentiles of an image become 0 and 1, and clip what lies far outside.
+    """Scale intensities so that two percentiles of an image, or the ends of a window, become 0 and 1, and clip them.
 
     Padding counts for nothing in the percentiles. Its share is ``meta["padding"]``, and its voxels have the value of
     background (see `atlas_istn.io.intensities`), so they are left out as the lowest ones.
@@ -79,6 +79,7 @@ class ScalePercentilesd(MapTransform):
         lower: percentile that becomes 0.
         upper: percentile that becomes 1.
         limits: least and greatest result. A network has to be given what it was trained with.
+        window: intensities that become 0 and 1 in place of the percentiles, where values have a meaning as in CT.
 
     Raises:
         InputError: on calling, if both percentiles are the same.
@@ -90,10 +91,11 @@ class ScalePercentilesd(MapTransform):
         lower: float,
         upper: float,
         limits: Sequence[float],
+        window: Sequence[float] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.lower, self.upper, self.limits = lower, upper, limits
+        self.lower, self.upper, self.limits, self.window = lower, upper, limits, window
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Scale every keyed image."""
@@ -101,7 +103,8 @@ class ScalePercentilesd(MapTransform):
         for key in self.key_iterator(result):
             image = result[key]
             voxels, padding = torch.as_tensor(image).float(), float(image.meta.get("padding", 0.0))
-            low, high = (percentile(voxels, 100 * padding + end * (1 - padding)) for end in (self.lower, self.upper))
+            ends = (100 * padding + end * (1 - padding) for end in (self.lower, self.upper))
+            low, high = self.window or (percentile(voxels, end) for end in ends)
             if low == high:
                 raise InputError(
                     f"{name_of(image)}: the image shows almost nothing, its percentiles {self.lower:g} and "

@@ -40,7 +40,11 @@ class Cases(list[dict[str, str]]):
 
 
 def find_cases(
-    dataset_dir: str, list_name: str = "test", with_labels: bool = False, anonymous: bool | str = False
+    dataset_dir: str,
+    list_name: str = "test",
+    with_labels: bool = False,
+    anonymous: bool | str = False,
+    data_list_file: str | None = None,
 ) -> Cases:
     """Find the images of a folder, with a name for each.
 
@@ -53,6 +57,8 @@ def find_cases(
         list_name: the list of ``dataset.json``; of no effect without that file.
         with_labels: add the path of each label; only a ``dataset.json`` can tell it.
         anonymous: number the cases in the order of their names, ``case_001``, in place of naming them.
+        data_list_file: a ``dataset.json`` somewhere else, as `plan` writes it: its ``"root"`` is the folder that the
+            paths in it are relative to. For any other folder it is of no effect.
 
     Returns:
         The cases, sorted by their names (see `case_names`), and what else lies in the folder.
@@ -64,8 +70,9 @@ def find_cases(
     if not folder.is_dir():
         raise InputError(f"dataset_dir {folder}: no such folder. Expected a folder with images. Check the path.")
     unused: dict[str, str] = {}
-    if (folder / "dataset.json").is_file():
-        entries = _listed(folder, list_name, with_labels)
+    source = _list_file(folder, data_list_file)
+    if source.is_file():
+        entries = _listed(folder, source, list_name, with_labels)
     elif with_labels:
         raise InputError(f"{folder}: no dataset.json, which says where the labels are. Add one, or run without labels.")
     else:
@@ -82,9 +89,17 @@ def find_cases(
     return Cases(numbered, {f"{count} in the folder": reason for reason, count in counts.items()}, anonymous=True)
 
 
-def _listed(folder: Path, list_name: str, with_labels: bool) -> list[dict[str, str]]:
+def _list_file(folder: Path, elsewhere: str | None) -> Path:
+    """The ``dataset.json`` that holds for a folder, its own or another; there need not be one."""
+    own = folder / "dataset.json"
+    if not elsewhere or not Path(elsewhere).is_file():
+        return own
+    root = _read_json(Path(elsewhere)).get("root")
+    return Path(elsewhere) if root and Path(root).resolve() == folder.resolve() else own
+
+
+def _listed(folder: Path, source: Path, list_name: str, with_labels: bool) -> list[dict[str, str]]:
     """Absolute or relative paths of one list of ``dataset.json``, all of them of files that exist."""
-    source = folder / "dataset.json"
     items = _read_list(source, list_name)
     keys = ("image", "label") if with_labels else ("image",)
     entries = []
@@ -108,16 +123,19 @@ def _listed(folder: Path, list_name: str, with_labels: bool) -> list[dict[str, s
     return entries
 
 
-def _read_list(source: Path, list_name: str) -> Sequence[Any]:
+def _read_json(source: Path) -> dict[str, Any]:
+    """The object in a JSON file; what is no object has nothing."""
     try:
         if source.stat().st_size > _LONGEST:
             raise ValueError(f"more than {_LONGEST / 2**20:.0f} MiB")
         content = json.loads(source.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{source}: not readable as JSON ({error}). Correct the file.") from error
-    lists = (
-        {key: value for key, value in content.items() if isinstance(value, list)} if isinstance(content, dict) else {}
-    )
+    return content if isinstance(content, dict) else {}
+
+
+def _read_list(source: Path, list_name: str) -> Sequence[Any]:
+    lists = {key: value for key, value in _read_json(source).items() if isinstance(value, list)}
     if not lists.get(list_name):
         state = "is empty" if list_name in lists else "does not exist"
         available = ", ".join(f"'{key}' ({len(value)})" for key, value in lists.items()) or "none"

@@ -39,6 +39,7 @@ from .geometry import (
     size_of,
 )
 from .intensities import border_padding, check_contrast, check_finite, check_real, without_padding
+from .label_table import LabelValues, class_of_value
 
 __all__ = ["LoadCased", "label_classes", "read_volume"]
 
@@ -60,8 +61,8 @@ class LoadCased(MapTransform):
     Args:
         keys: keys to read; all but ``image_key`` are labels.
         spatial_dims: 2 or 3.
-        label_values: the value that stands for each class, background first; ``[0, 255]`` makes 255 class 1. Without it
-            the values are the classes.
+        label_values: the values that stand for each class, see `atlas_istn.io.label_table`; ``[0, 255]`` makes 255
+            class 1. Without it the values are the classes.
         image_key: which of the keys is the image.
         allow_missing_keys: accept cases without a label.
 
@@ -74,7 +75,7 @@ class LoadCased(MapTransform):
         self,
         keys: KeysCollection,
         spatial_dims: int,
-        label_values: Sequence[int] | None = None,
+        label_values: LabelValues | None = None,
         image_key: str = "image",
         allow_missing_keys: bool = False,
     ) -> None:
@@ -139,12 +140,12 @@ def read_volume(source: str | os.PathLike[str] | torch.Tensor | np.ndarray, spat
     return volume
 
 
-def label_classes(label: MetaTensor, label_values: Sequence[int] | None = None) -> MetaTensor:
+def label_classes(label: MetaTensor, label_values: LabelValues | None = None) -> MetaTensor:
     """Turn the values of a label image into class indices.
 
     Args:
         label: ``[1, *shape]``, values as stored; those within 0.001 of a whole number are that number.
-        label_values: the value of each class, background first; without it any whole number from 0 stands for itself.
+        label_values: the values of each class, background first; without it any whole number from 0 stands for itself.
 
     Returns:
         int32 ``[1, *shape]`` of class indices, on the same grid.
@@ -154,16 +155,17 @@ def label_classes(label: MetaTensor, label_values: Sequence[int] | None = None) 
     """
     found, places = np.unique(label.numpy(), return_inverse=True)
     whole = np.round(found)
-    known = whole >= 0 if label_values is None else np.isin(whole, label_values)
+    table = None if label_values is None else class_of_value(label_values)
+    known = whole >= 0 if table is None else np.isin(whole, list(table))
     unexpected = found[~known | (np.abs(found - whole) > _WHOLE)]
     if len(unexpected):
         shown = ", ".join(f"{value:.12g}" if value.is_integer() else f"{value:.6g}" for value in unexpected[:_SHOWN])
-        table = "whole numbers from 0" if label_values is None else ", ".join(str(value) for value in label_values)
+        wanted = "whole numbers from 0" if table is None else ", ".join(str(value) for value in table)
         raise InputError(
             f"{name_of(label)}: unexpected label values {shown}{', …' if len(unexpected) > _SHOWN else ''}. Expected "
-            f"{table} (label_values). Correct the label, or list its values in the configuration."
+            f"{wanted} (label_values). Correct the label, or list its values in the configuration."
         )
-    classes = whole if label_values is None else [list(label_values).index(value) for value in whole]
+    classes = whole if table is None else [table[int(value)] for value in whole]
     indices = np.asarray(classes, dtype=np.int32)[places].reshape(label.shape)
     return MetaTensor(torch.from_numpy(indices), meta=label.meta)
 

@@ -228,10 +228,6 @@ def _check_together(settings: Mapping[str, Any], problems: list[str]) -> None:
             problems.append(
                 f"{first}: expected as many as {second}, {len(settings[second])}, found {len(settings[first])}"
             )
-    if both("label_values", "label_values") and len({*map(str, settings["label_values"])}) < len(
-        settings["label_values"]
-    ):
-        problems.append(f"label_values: expected values that differ, found {settings['label_values']}")
     if both("spatial_size", "spatial_size") and len(settings["spatial_size"]) not in (2, 3):
         problems.append(f"spatial_size: expected 2 or 3 sizes, found {settings['spatial_size']}")
 

@@ -23,6 +23,7 @@ KINDS = (
     "text",
     "wholes",
     "numbers",
+    "values",
     "table",
     "names",
     "component",
@@ -93,6 +94,7 @@ class Setting:
             "text": "a text",
             "wholes": "whole numbers",
             "numbers": "numbers",
+            "values": "whole numbers, or lists of them, that differ",
             "table": f"a table with {', '.join(self.fields)}",
             "names": "a table from class index to name",
             "component": "a component (a table with _target_) or an expression",
@@ -145,6 +147,17 @@ class Setting:
 
     def _read_wholes(self, value: Any) -> list[int]:
         return [self._read_whole(item) for item in self._read_numbers(value)]
+
+    def _read_values(self, value: Any) -> list[Any]:
+        if not isinstance(value, list | tuple) or not value or not all(value_ != [] for value_ in value):
+            raise NotAllowedError(self.expected)
+        found = [
+            self._read_wholes(item) if isinstance(item, list | tuple) else self._read_whole(item) for item in value
+        ]
+        flat = [number for item in found for number in (item if isinstance(item, list) else [item])]
+        if len(set(flat)) < len(flat):
+            raise NotAllowedError(self.expected)
+        return found
 
     def _read_names(self, value: Any) -> dict[int, str]:
         try:

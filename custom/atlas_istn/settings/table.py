@@ -46,7 +46,11 @@ DATA = {
     "spacing": Setting("voxel size of the model's grid", "numbers", 0, above=True, unit="mm"),
     "in_channels": _count("channels of the image", 1),
     "label_names": Setting("class index → name, background first", "names"),
-    "label_values": Setting("value of each class in label files", "wholes", -(2**31), 2**32 - 1),
+    "label_values": Setting("values of each class in label files; a list merges them", "values", -(2**31), 2**32 - 1),
+    "intensity_window": Setting(
+        "intensities that become 0 and 1, in place of percentiles", "numbers", length=2, rising=True, optional=True
+    ),
+    "data_list_file": _text("dataset.json in place of the one in dataset_dir", optional=True),
     "segment_codes": Setting("concepts of the labels in DICOM"),
     "intensity_limits": Setting("limits of the scaled intensities", "numbers", length=2, rising=True),
     "anonymous_names": _truth("number the cases, in place of the names of their files"),
@@ -57,7 +61,7 @@ DATA = {
         "random affine augmentation",
         "table",
         fields={
-            "translation": _from_zero("largest shift", "voxels"),
+            "translation": _from_zero("largest shift", "mm"),
             "rotation": _from_zero("largest rotation", "radians"),
             "scale": _share("largest relative change of size"),
         },
@@ -201,7 +205,15 @@ PARTS = (
 ARCHITECTURE = ("network_def", "itn", "itn_member", "stn")
 """Parts that a network is made of."""
 
-OF_MODEL = ("network_def", "spatial_size", "spacing", "label_names", "label_values", "intensity_limits")
+OF_MODEL = (
+    "network_def",
+    "spatial_size",
+    "spacing",
+    "label_names",
+    "label_values",
+    "intensity_window",
+    "intensity_limits",
+)
 """What a model was trained with, and cannot be used without, together with all that these refer to."""
 
 OF_REFINEMENT = (

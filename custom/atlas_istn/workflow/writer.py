@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
 from ..errors import InputError
+from ..io.label_table import LabelValues, written_values
 from ..io.outputs import (
     atlas_grid_affine,
     write_csv,
@@ -47,7 +48,7 @@ class CaseWriter:
         output_dir: folder of the results.
         network: holds the atlas.
         label_names: class index → name, background included.
-        label_values: value of each class in the labelmap files.
+        label_values: values of each class in label files, see `atlas_istn.io.label_table`.
         quality: judges each case that a refinement gave.
         results: key of a labelmap → name of the result. The labelmap under ``"pred"`` is written as the segmentation,
             the others by name.
@@ -59,7 +60,7 @@ class CaseWriter:
         output_dir: str,
         network: AtlasISTN,
         label_names: Mapping[int, str],
-        label_values: Sequence[int],
+        label_values: LabelValues,
         quality: QualityCheck | None = None,
         results: Mapping[str, str] = RESULTS,
         transforms: bool = True,
@@ -67,7 +68,7 @@ class CaseWriter:
         self.output_dir = Path(output_dir)
         self.network = network
         self.label_names = {int(k): v for k, v in label_names.items()}
-        self.label_values = list(label_values)
+        self.label_values = written_values(label_values)
         self.quality = quality
         self.results = results
         self.transforms = transforms
