@@ -20,7 +20,7 @@ FLOORS = (
     ("topology", "io", "settings"),
     ("registration", "networks"),
     ("data", "pictures", "inferers", "models", "evaluation"),
-    ("training", "workflow", "report", "shape"),
+    ("training", "workflow", "plan", "report", "shape"),
     ("__main__",),
 )
 """Rooms from the ground up; a room imports from rooms of lower floors, and on its own floor from those left of it."""

@@ -23,6 +23,7 @@ from fire.parser import DefaultParseValue
 from .errors import InputError, show_input_errors
 
 COMMANDS = {
+    "plan": ("plan", "plan", "look at a labelled data set, and write the configuration of a training for it"),
     "letter_b": ("data.letter_b", "generate_letter_b", "generate the letter B data set"),
     "curves": ("pictures.curves", "draw_curves", "draw the losses and the validation of a training"),
     "atlas_evolution": ("pictures.atlas_evolution", "draw_evolution", "animate the atlas of a training run"),

@@ -1,6 +1,6 @@
 # Copyright 2026 The Atlas-ISTN bundle developers
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The way of a data set of one's own: training makes a bundle of its folder, which runs by itself."""
+"""The way of a data set of one's own: a plan, a training that makes a bundle of its folder, which runs by itself."""
 
 from __future__ import annotations
 
@@ -10,23 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from atlas_istn.data.letter_b import generate_letter_b
 from atlas_istn.errors import InputError, input_error_behind
 from atlas_istn.models.provenance import check_model_file
+from atlas_istn.plan import plan
 from support import ROOT
 
 CONFIGS = ROOT / "bundle" / "configs"
-MINE = {
-    "spatial_size": [32, 32],
-    "spacing": [4.0, 4.0],
-    "label_names": {0: "background", 1: "letter"},
-    "label_values": [0, 255],
-    "refine_iterations": 7,
-}
+QUICK = {"spatial_size": [32, 32], "spacing": [4.0, 4.0], "refine_iterations": 7, "max_epochs": 1, "batch_size": 2}
 
 
 def run(config: Path, run_id: str, *more: Path, **settings: object) -> None:
@@ -42,9 +36,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     hook = sys.excepthook  # the workflows replace it
     data = generate_letter_b(folder / "data", num_training=4, num_validation=9, num_test=2, num_corrupt=1)
-    mine = folder / "mine.yaml"
-    mine.write_text(yaml.safe_dump({**MINE, "dataset_dir": str(data.parent), "output_dir": str(folder / "work")}))
-    run(CONFIGS / "train.yaml", "training", mine, max_epochs=1, batch_size=2, device="cpu")
+    plan(str(data.parent), str(folder / "work"), labels="letter=255", bundle_dir=str(ROOT / "bundle"))
+    run(CONFIGS / "train.yaml", "training", folder / "work" / "configs" / "data.yaml", device="cpu", **QUICK)
     sys.excepthook = hook
     return folder / "work"
 

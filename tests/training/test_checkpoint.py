@@ -32,6 +32,10 @@ SMALL = {
         "channels": [4, 8],
     },
     "itn_activation": None,
+    "segmentation_loss": {
+        "_target_": "atlas_istn.registration.similarity.squared_error",
+        "_mode_": "callable",
+    },
     "stn#channels": [4, 8],
     "batch_size": 2,
     "refine_iterations": 2,

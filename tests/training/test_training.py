@@ -70,6 +70,10 @@ def training(ellipses: Path) -> Callable[..., ConfigWorkflow]:
                 "channels": [4, 8],
             },
             "itn_activation": None,
+            "segmentation_loss": {
+                "_target_": "atlas_istn.registration.similarity.squared_error",
+                "_mode_": "callable",
+            },
             "stn#channels": [4, 8],
             "batch_size": 2,
             "max_epochs": 4,

@@ -1,0 +1,281 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""`plan`: from a labelled folder to the configuration of a training."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import InputError, message_of
+from .checks import check_anatomy, check_lists, check_scans, some
+from .decide import (
+    Decision,
+    Grid,
+    decide_architecture,
+    decide_augmentation,
+    decide_grid,
+    decide_window,
+    outside,
+)
+from .discover import LISTS, Case, DataSet, discover
+from .labels import LabelTable, label_table
+from .picture import draw_plan, mean_labels
+from .splits import folds as make_folds
+from .splits import patients, split
+from .suitability import REFUSE, Suitability, judge
+from .survey import Anatomy, Scan, dimensions, look_at_anatomy, look_at_scan
+from .timing import batch_size, decide_length, measure_costs
+from .write import CONFIG, LISTS_FILE, check_folder, data_config, write_lists, write_plan
+
+__all__ = ["plan"]
+
+logger = logging.getLogger(__name__)
+
+_CUT = 0.001  # share of the foreground outside the grid, from which a case is named
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class _Data:
+    """A data set that was looked at."""
+
+    found: DataSet
+    dim: int
+    lists: Mapping[str, Sequence[Case]]
+    scans: Sequence[Scan]
+    table: LabelTable
+    anatomies: Sequence[Anatomy]
+
+    @property
+    def unit(self) -> str:
+        return "mm" if self.dim == 3 or not self.found.cases[0].image.lower().endswith(".png") else "pixels"
+
+
+def plan(
+    dataset_dir: str,
+    output_dir: str = "",
+    lists: str = "",
+    labels: str = "",
+    folds: int = 0,
+    hours: str = "0.75",
+    seed: int = 0,
+    force: bool = False,
+    overwrite: bool = False,
+    bundle_dir: str = "bundle",
+) -> None:
+    """Look at a labelled data set, say what is odd, and write the configuration of a training for it.
+
+    The data set is only read. The folder of the plan becomes a bundle when training is over.
+
+    Args:
+        dataset_dir: a folder with a dataset.json, or with folders images* and labels*.
+        output_dir: folder of the plan; by default output/ and the name of the data set.
+        lists: lists of the data set to use, with commas between; by default training, validation and test. Others are
+            shared out by patient.
+        labels: classes wanted, as in 'left=1,right=21' or 'hippocampus=1+21'; by default all.
+        folds: also make so many lists for a cross-validation.
+        hours: that training may take on this machine, with all that belongs to it.
+        seed: of the lists that are made.
+        force: train labels that fewer than half of the cases have.
+        overwrite: replace a plan that was edited or trained.
+        bundle_dir: the bundle that will train.
+
+    Raises:
+        InputError: the data set cannot be used as it is, naming all that is wrong, or something would be lost.
+    """
+    root = Path(output_dir or Path("output") / Path(dataset_dir).absolute().name)
+    budget = _number("hours", hours)
+    data = _look(discover(dataset_dir, _words(lists)), labels, folds, seed)
+    warnings = [
+        *data.found.warnings,
+        *check_scans(data.scans),
+        *check_lists(data.lists, data.scans),
+        *check_anatomy(data.anatomies, data.table),
+    ]
+    suits = judge(data.anatomies, data.table)
+    _refuse(suits, force)
+    grid, decision = decide_grid(data.scans, data.anatomies, data.unit)
+    decisions = [decision, decide_window(data.scans), decide_augmentation(data.anatomies, grid, data.unit)]
+    decisions.append(decide_architecture(grid))
+    settings = _settings(root, data, folds)
+    train_config = Path(bundle_dir) / "configs" / "train.yaml"
+    if not train_config.is_file():
+        raise InputError(f"{train_config}: no such file. Expected a bundle. Set bundle_dir to one.")
+    decisions.append(_length(train_config, settings, decisions, data, budget))
+    lost = [outside(anatomy, grid) for anatomy in data.anatomies]
+    cut = [anatomy.case.name for anatomy, (share, _) in zip(data.anatomies, lost, strict=True) if share > _CUT]
+    if cut:
+        warnings.append(f"the grid cuts more than 0.1 % of the foreground of {len(cut)} case(s): {some(cut)}")
+    warnings += [warning for suit in suits for warning in suit.warnings]
+
+    config = data_config(root, settings, decisions)
+    check_folder(root, config, overwrite)
+    if "data_list_file" in settings:
+        write_lists(root, data.found.folder, data.lists)
+    draw_plan(mean_labels(data.anatomies, grid, len(data.table.names)), grid, lost, data.unit, root / "plan.png")
+    write_plan(root, config, _record(data, grid, decisions, suits, warnings))
+    sys.stdout.write(_report(root, data, decisions, suits, warnings))
+
+
+def _look(found: DataSet, labels: str, number: int, seed: int) -> _Data:
+    """Read all cases.
+
+    Raises:
+        InputError: naming every case that cannot be used.
+    """
+    dim = dimensions(found.folder, found.cases[0])
+    scans = _of_all(found.cases, "images", lambda case: look_at_scan(found.folder, case, dim))
+    table = label_table(scans, found.names, labels)
+    anatomies = _of_all(
+        found.cases, "labels", lambda case: _not_empty(look_at_anatomy(found.folder, case, dim, table.values))
+    )
+    lists = split(found.cases, seed)
+    if number:
+        lists |= make_folds(lists, number, seed)
+    return _Data(found, dim, lists, scans, table, anatomies)
+
+
+def _not_empty(anatomy: Anatomy) -> Anatomy:
+    if not anatomy.volumes.any():
+        raise InputError(f"{anatomy.case.label}: nothing but background. Correct the label, or leave the case out.")
+    return anatomy
+
+
+def _of_all(cases: Sequence[Case], title: str, look: Callable[[Case], Found]) -> list[Found]:
+    found, problems = [], []
+    for case in tqdm(cases, desc=title):
+        try:
+            found.append(look(case))
+        except Exception as error:  # whatever a reader raises; all cases are named at once
+            problems.append(f"  {case.name}: {message_of(error)}")
+    if problems:
+        raise InputError(f"{len(problems)} of {len(cases)} cases cannot be used:\n" + "\n".join(problems))
+    return found
+
+
+def _refuse(suits: Sequence[Suitability], force: bool) -> None:
+    refused = [suit for suit in suits if suit.refused]
+    if refused and not force:
+        lines = "\n".join(f"  {suit.name}: {suit.present:.0%} of the cases have it" for suit in refused)
+        raise InputError(
+            f"an atlas does not suit labels that fewer than {REFUSE:.0%} of the cases have:\n{lines}\n"
+            "Leave them out or merge them with --labels, or train them all the same with --force true."
+        )
+
+
+def _settings(root: Path, data: _Data, number: int) -> dict[str, Any]:
+    """What of the configuration follows from the data set alone."""
+    made = number or any(case.source not in LISTS for case in data.found.cases) or not data.found.has_json
+    made = made or any(name not in {case.source for case in data.found.cases} for name in data.lists)
+    settings: dict[str, Any] = {
+        "dataset_dir": str(data.found.folder),
+        "output_dir": str(root),
+        "bundle_root": str(root),
+    }
+    if made:
+        settings["data_list_file"] = str(root / LISTS_FILE)
+    if number:
+        settings |= {"train_list": "training_fold0", "val_list": "validation_fold0"}
+    settings["label_names"] = dict(enumerate(data.table.names))
+    return settings if data.table.is_plain else {**settings, "label_values": list(data.table.values)}
+
+
+def _length(
+    train_config: Path, settings: dict[str, Any], decisions: Sequence[Decision], data: _Data, hours: float
+) -> Decision:
+    training, validation = (len(data.lists[settings.get(key, name)]) for key, name in _LISTS_OF.items())
+    batch = batch_size(data.dim, training)
+    known = {**settings, **{name: value for decision in decisions for name, value in decision.settings.items()}}
+    decision = decide_length(measure_costs(train_config, known, batch), hours, training, validation, batch)
+    half_life = {"learning_rate_half_life": max(1, round(decision.settings["max_epochs"] / 6))}
+    return Decision(decision.name, decision.value, decision.reason, {**decision.settings, **half_life})
+
+
+_LISTS_OF = {"train_list": "training", "val_list": "validation"}
+
+
+def _record(
+    data: _Data, grid: Grid, decisions: Sequence[Decision], suits: Sequence[Suitability], warnings: Sequence[str]
+) -> dict[str, Any]:
+    shapes, spacings = (np.array([getattr(scan, name) for scan in data.scans]) for name in ("shape", "spacing"))
+    low, high = (np.array([getattr(a, name) for a in data.anatomies]) for name in ("low", "high"))
+    return {
+        "fingerprint": {
+            "cases": {name: len(cases) for name, cases in data.lists.items()},
+            "patients": len(patients(data.found.cases)),
+            "shape": _range(shapes),
+            "spacing": _range(spacings),
+            "foreground_box": _range(high - low),
+            "intensity_percentiles": _range(np.array([scan.percentiles for scan in data.scans])),
+            "labels": [{key: value for key, value in asdict(suit).items() if key != "warnings"} for suit in suits],
+        },
+        "decisions": [asdict(decision) for decision in decisions],
+        "foreground_outside": {a.case.name: outside(a, grid)[0] for a in data.anatomies if outside(a, grid)[0] > _CUT},
+        "warnings": list(warnings),
+    }
+
+
+def _range(values: np.ndarray) -> dict[str, list[float]]:
+    rows = {"least": values.min(axis=0), "median": np.median(values, axis=0), "greatest": values.max(axis=0)}
+    return {name: [float(f"{number:.6g}") for number in row] for name, row in rows.items()}
+
+
+def _report(
+    root: Path, data: _Data, decisions: Sequence[Decision], suits: Sequence[Suitability], warnings: Sequence[str]
+) -> str:
+    sizes = ", ".join(f"{name} {len(cases)}" for name, cases in data.lists.items())
+    ignored = ", ".join(f"{name} ({count})" for name, count in data.found.ignored.items())
+    number = len(patients(data.found.cases))
+    rows = [
+        (
+            "lists",
+            sizes,
+            f"{number} patients by the names of the files" + (f"; not used: {ignored}" if ignored else ""),
+        ),
+        ("labels", ", ".join(data.table.names[1:]), data.table.reason),
+        *((decision.name, decision.value, decision.reason) for decision in decisions),
+    ]
+    lines = [_row(name, f"{value}. {reason[0].upper()}{reason[1:]}.") for name, value, reason in rows]
+    lines += ["", _row("label", "cases  topology (share)        centre ±  volume ±")]
+    lines += [
+        _row(
+            suit.name[:22],
+            f"{suit.present:5.0%}  {suit.topology!s:10} ({suit.common:.0%})".ljust(31)
+            + f"{suit.place:6.2g} {data.unit}  {suit.volume:.0%}",
+        )
+        for suit in suits
+    ]
+    lines += ["", *(textwrap.fill(f"warning: {text}", 118, subsequent_indent="  ") for text in warnings)]
+    lines += ["", f"Look at {root / 'plan.png'} and {root / CONFIG}. Then train:"]
+    lines += [
+        f"python -m monai.bundle run training --config_file \"['bundle/configs/train.yaml','{root / CONFIG}']\"",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(name: str, text: str) -> str:
+    return textwrap.fill(text, 118, initial_indent=name.ljust(24), subsequent_indent=" " * 24, drop_whitespace=True)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise InputError(f"--{option}: expected a number above 0, found '{text}'.")
+    return value

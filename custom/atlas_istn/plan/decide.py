@@ -1,0 +1,170 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What a data set asks for: voxel size, grid, intensities, augmentation and architecture, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .survey import Anatomy, Scan
+
+__all__ = ["Decision", "Grid", "decide_architecture", "decide_augmentation", "decide_grid", "decide_window", "outside"]
+
+_MOST = {2: 96 * 96, 3: 48 * 64 * 48}  # voxels of a grid, so that two cores train it in an hour
+_SCALES = 4  # of the networks
+_MARGIN = 0.08  # of the extent that the grid has to hold, on each side
+_LEAST_MARGIN = 2.0  # voxels on each side
+_WITHIN = 0.97  # share of the cases whose foreground has to lie in the grid altogether
+_THICK = 3.0  # ratio of voxel sizes from which slices count as thick
+_ANISOTROPIC = 2.0  # ratio from which an axis is not yet coarsened with the others
+_CT = -200.0  # below, no other modality than CT has values in most cases
+_WIDER = 0.2  # of the window of the foreground's intensities, on each side
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One row of the plan.
+
+    Attributes:
+        name: what is decided.
+        value: as a person reads it.
+        reason: why.
+        settings: ids and their values.
+    """
+
+    name: str
+    value: str
+    reason: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The grid of the model, about the middle of the image.
+
+    Attributes:
+        size: voxels.
+        spacing: mm.
+    """
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+
+    @property
+    def half(self) -> np.ndarray:
+        """Half the extent in mm."""
+        return np.asarray(self.size) * self.spacing / 2
+
+
+def decide_grid(scans: Sequence[Scan], anatomies: Sequence[Anatomy], unit: str) -> tuple[Grid, Decision]:
+    """Choose voxel size and number of voxels.
+
+    The grid holds the foreground of 97 of 100 cases with a margin where images are laid upon their middles. Voxels are
+    as small as the median of the images', and as large as it takes for the number that two cores can train.
+    """
+    spacings = np.array([scan.spacing for scan in scans])
+    native = np.median(spacings, axis=0)
+    thick = native > _THICK * native.min()
+    native[thick] = np.percentile(spacings, 25, axis=0)[thick]  # thin slices would lose most by a coarser grid
+    reach = np.nanmax([np.abs([case.low, case.high]).max(axis=0) for case in anatomies], axis=0)
+    usual = np.nanquantile([np.abs([case.low, case.high]).max(axis=0) for case in anatomies], _WITHIN, axis=0)
+    # One case far off must not make the grid of all much larger.
+    extent = 2 * np.where(reach > 1.15 * usual, usual, reach)
+    most = _MOST[len(native)]
+    floor = native.min()
+    spacing = native
+    while np.prod(_size(extent, spacing)) > most:
+        floor *= 1.02
+        spacing = np.maximum(native, floor)
+    spacing = np.array([float(f"{size:.3g}") for size in spacing])
+    grid = Grid(tuple(_size(extent, spacing)), tuple(spacing.tolist()))
+    boxes = np.array([case.high - case.low for case in anatomies])
+    ratio = np.prod(grid.half * 2) / np.prod(np.nanmax(boxes, axis=0))
+    coarser = f" coarser, for at most {most:,} voxels" if (spacing > 1.01 * native).any() else ""
+    reason = (
+        f"holds the foreground about the middle of the images, with a margin; {ratio:.1f} × the box of the aligned "
+        f"foreground. Voxels: the median of the images, {_by(native)} {unit}{coarser}"
+    )
+    value = f"{_by(grid.size)} voxels of {_by(grid.spacing)} {unit}"
+    return grid, Decision("grid", value, reason, {"spatial_size": list(grid.size), "spacing": list(grid.spacing)})
+
+
+def _size(extent: np.ndarray, spacing: np.ndarray) -> list[int]:
+    """Voxels that hold an extent with a margin; as many as the network can halve at every scale."""
+    voxels = np.maximum((1 + 2 * _MARGIN) * extent / spacing, extent / spacing + 2 * _LEAST_MARGIN)
+    strides = np.prod(np.array(_strides(spacing, voxels), dtype=int), axis=0)
+    return [int(max(np.ceil(n / stride), 1) * stride) for n, stride in zip(voxels, strides, strict=True)]
+
+
+def outside(anatomy: Anatomy, grid: Grid) -> tuple[float, float]:
+    """Return the share of a case's foreground that lies outside the grid, and how far at most in mm."""
+    beyond = np.abs(anatomy.points) - grid.half
+    out = (beyond > 0).any(axis=1)
+    return (float(out.mean()), float(np.linalg.norm(beyond.clip(min=0), axis=1).max())) if len(out) else (0.0, 0.0)
+
+
+def decide_window(scans: Sequence[Scan]) -> Decision:
+    """Choose between percentiles of each image and a fixed window, for where values mean something, as in CT."""
+    low = np.median([scan.percentiles[1] for scan in scans])
+    if low > _CT or not all(scan.whole for scan in scans):
+        reason = "values differ from image to image"
+        return Decision("intensities", "percentiles 1 and 99 of each image become 0 and 1", reason, {})
+    inside = np.concatenate([scan.foreground for scan in scans])
+    first, last = np.percentile(inside, [0.5, 99.5])
+    wider = _WIDER * (last - first)
+    window = [float(round(first - wider)), float(round(last + wider))]
+    reason = f"values are those of CT (half a percent of the voxels below {low:.0f})"
+    value = f"{window[0]:.0f} to {window[1]:.0f} become 0 and 1"
+    settings = {"intensity_window": window, "intensity_limits": [-0.5, 1.5]}
+    return Decision("intensities", value, reason, settings)
+
+
+def decide_augmentation(anatomies: Sequence[Anatomy], grid: Grid, unit: str) -> Decision:
+    """Choose how far training images are shifted: as far as the anatomy is found from its usual place."""
+    with np.errstate(invalid="ignore"):
+        centres = np.array([(case.low + case.high) / 2 for case in anatomies])
+    spread = float(np.nanmean(np.nanstd(centres, axis=0)))
+    shift = float(np.clip(2 * spread, 2 * min(grid.spacing), 0.1 * 2 * grid.half.min()))
+    shift = float(f"{shift:.2g}")
+    reason = f"twice the spread of the anatomy's place ({spread:.2g} {unit}); no mirroring, since labels may have sides"
+    ranges = {"translation": shift, "rotation": 0.26, "scale": 0.1}
+    value = f"shifts to {shift:g} {unit}, rotations to 15°, scales to 10 %"
+    return Decision("augmentation", value, reason, {"augmentation_ranges": ranges})
+
+
+def decide_architecture(grid: Grid) -> Decision:
+    """Choose where the network coarsens which axis, by voxel sizes that differ."""
+    strides = _strides(np.asarray(grid.spacing), np.asarray(grid.size, dtype=float))
+    sizes = np.asarray(grid.spacing)
+    kernels = []
+    for stride in strides:
+        sizes = sizes * stride
+        kernels.append([1 if size > _ANISOTROPIC * sizes.min() else 3 for size in sizes / np.asarray(stride)])
+    plain = all(len(set(stride)) == 1 for stride in strides) and all(set(kernel) == {3} for kernel in kernels)
+    if plain:
+        return Decision("architecture", "every axis is halved thrice", "voxels are about as long as wide", {})
+    settings = {"itn_kernels": kernels, "itn_strides": strides}
+    return Decision(
+        "architecture", f"strides {strides}", "voxels are longer than wide: coarse axes are halved later", settings
+    )
+
+
+def _strides(spacing: np.ndarray, size: np.ndarray) -> list[list[int]]:
+    """Strides scale by scale: an axis is halved once its voxels are no longer twice as coarse as the others."""
+    strides = [[1] * len(spacing)]
+    spacing, size = spacing.astype(float), size.astype(float)
+    for _ in range(_SCALES - 1):
+        stride = np.where((spacing <= _ANISOTROPIC * spacing.min()) & (size >= 8), 2, 1)
+        if (stride == 1).all():
+            stride = np.where(spacing == spacing.min(), 2, 1)
+        strides.append([int(n) for n in stride])
+        spacing, size = spacing * stride, size / stride
+    return strides
+
+
+def _by(values: Sequence[float] | np.ndarray) -> str:
+    return " × ".join(f"{value:.3g}" for value in values)

@@ -1,0 +1,216 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Planning: what is found in a folder, what is refused, and what is decided."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from atlas_istn.errors import InputError
+from atlas_istn.io.label_table import class_of_value, written_values
+from atlas_istn.plan import plan
+from atlas_istn.plan.decide import Grid, decide_architecture, decide_grid, decide_window, outside
+from atlas_istn.plan.discover import Case, discover
+from atlas_istn.plan.labels import label_table
+from atlas_istn.plan.splits import folds, patients, split
+from atlas_istn.plan.suitability import judge
+from atlas_istn.plan.survey import Anatomy, Scan, look_at_anatomy, look_at_scan
+from support import ROOT
+
+
+def disc(radius: float, shift: tuple[float, float] = (0, 0), size: int = 48) -> np.ndarray:
+    y, x = np.indices((size, size)) - (size - 1) / 2
+    return ((y - shift[0]) ** 2 + (x - shift[1]) ** 2 < radius**2).astype(np.uint8)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """A data set without dataset.json: two scans each of 12 patients, grey discs of the values 7 and 9."""
+    random = np.random.default_rng(0)
+    for number in range(24):
+        label = 7 * disc(10 + number % 3, tuple(random.uniform(-2, 2, 2)))
+        label[24:][label[24:] == 7] = 9
+        image = 50 + 15 * label + random.normal(0, 5, label.shape)
+        for folder, voxels in (("images", image.clip(0, 255)), ("labels", label)):
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+            name = f"patient{number // 2:02}_scan{number % 2}.png"
+            Image.fromarray(voxels.astype(np.uint8)).save(tmp_path / "data" / folder / name)
+    return tmp_path / "data"
+
+
+def make(folders: Path, root: Path, **options: object) -> dict[str, object]:
+    plan(str(folders), str(root), bundle_dir=str(ROOT / "bundle"), hours="0.5", **options)  # type: ignore[arg-type]
+    return yaml.safe_load((root / "configs" / "data.yaml").read_text())  # type: ignore[no-any-return]
+
+
+def test_a_folder_becomes_a_configuration(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "work"
+    before = sorted(folders.rglob("*"))
+    config = make(folders, root, labels="disc=7+9")
+    assert sorted(folders.rglob("*")) == before  # the data set is only read
+    assert config["label_names"] == {0: "background", 1: "disc"}
+    assert config["label_values"] == [0, [7, 9]]
+    assert config["data_list_file"] == str(root / "dataset.json")
+    lists = json.loads((root / "dataset.json").read_text())
+    names = {name: {entry["image"][:16] for entry in lists[name]} for name in ("training", "validation", "test")}
+    assert sum(len(lists[name]) for name in names) == 24
+    assert not names["training"] & names["validation"]  # by patient
+    assert not names["training"] & names["test"]
+    assert all(size * step >= 2 * 14 for size, step in zip(config["spatial_size"], config["spacing"], strict=True))
+    assert (root / "plan.png").stat().st_size > 1000
+    shown = capsys.readouterr().out
+    for words in ("12 patients", "as --labels says", "Then train:", "0 and 1"):
+        assert words.lower() in shown.lower()
+
+    make(folders, root, labels="disc=7+9")  # the same again is no loss
+    path = root / "configs" / "data.yaml"
+    path.write_text(path.read_text().replace("spacing: [", "spacing: [9, "))
+    with pytest.raises(InputError, match=r"data\.yaml: it was edited(.|\n)*-spacing: \[9, (.|\n)*\+spacing"):
+        make(folders, root, labels="disc=7+9")
+    make(folders, root, labels="disc=7+9", overwrite=True)
+    (root / "models").mkdir()
+    (root / "models" / "model.pt").touch()
+    with pytest.raises(InputError, match="a model was trained with it"):
+        make(folders, root, labels="disc=7+9")
+
+
+def test_all_that_is_wrong_is_named_at_once(folders: Path, tmp_path: Path) -> None:
+    labels = folders / "labels"
+    Image.fromarray(disc(5, size=40)).save(labels / "patient00_scan0.png")
+    (labels / "patient01_scan1.png").write_bytes(b"no picture")
+    with pytest.raises(InputError) as caught:
+        make(folders, tmp_path / "work")
+    message = str(caught.value)
+    assert "2 of 24 cases cannot be used" in message
+    assert "patient00_scan0" in message
+    assert "patient01_scan1" in message
+    assert not (tmp_path / "work").exists()
+
+
+def test_labels_that_most_cases_lack_are_refused(folders: Path, tmp_path: Path) -> None:
+    for path in sorted((folders / "labels").iterdir())[:14]:
+        pixels = np.asarray(Image.open(path)).copy()
+        pixels[pixels == 9] = 7
+        Image.fromarray(pixels).save(path)
+    with pytest.raises(InputError, match="label 9: 42% of the cases have it"):
+        make(folders, tmp_path / "work")
+
+
+def test_lists_of_a_data_set_are_kept_and_others_shared_out(tmp_path: Path) -> None:
+    def entries(first: int, last: int) -> list[dict[str, str]]:
+        return [{"image": f"i/{n}.png", "label": f"l/{n}.png"} for n in range(first, last)]
+
+    def lists(content: dict[str, object], *wanted: str) -> dict[str, int]:
+        (tmp_path / "dataset.json").write_text(json.dumps(content))
+        found = discover(str(tmp_path), wanted)
+        return {name: len(cases) for name, cases in split(found.cases, 0).items()}
+
+    assert lists({"training": entries(0, 20), "test": ["i/9.png"]}) == {"training": 14, "validation": 3, "test": 3}
+    assert lists({"training": entries(0, 9), "validation": entries(9, 12)}) == {"training": 9, "validation": 3}
+    assert lists({"a": entries(0, 8), "b": entries(8, 20)}, "b") == {"training": 8, "validation": 2, "test": 2}
+    with pytest.raises(InputError, match=r"expected a list training.*a \(8, 8 with labels\)"):
+        lists({"a": entries(0, 8)})
+
+
+def cases(*names: str) -> list[Case]:
+    return [Case(name, f"{name}.png", f"{name}.png", "") for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [
+        (["OAS1_0001", "OAS1_0002", "OAS1_0003", "OAS1_0004", "OAS1_0005"], 5),
+        (["p1_t1", "p1_t2", "p2_t1", "p2_t2"], 2),
+        (["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"], 2),
+        (["a", "b", "c"], 3),
+    ],
+)
+def test_patients_are_told_by_names(names: list[str], count: int) -> None:
+    assert len(patients(cases(*names))) == count
+
+
+def test_folds_hold_every_patient_out_once() -> None:
+    lists = {"training": cases("p1_a", "p1_b", "p2_a", "p3_a"), "validation": cases("p4_a", "p5_a")}
+    made = folds(lists, 3, seed=1)
+    out = [case.name for fold in range(3) for case in made[f"validation_fold{fold}"]]
+    assert sorted(out) == ["p1_a", "p1_b", "p2_a", "p3_a", "p4_a", "p5_a"]
+    for fold in range(3):
+        assert not {c.name[:2] for c in made[f"training_fold{fold}"]} & {
+            c.name[:2] for c in made[f"validation_fold{fold}"]
+        }
+
+
+def scan(values: set[int], spacing: tuple[float, ...] = (1.0, 1.0), low: float = 0.0) -> Scan:
+    percentiles = (low, low, low, 0.0, 300.0, 300.0, 300.0)
+    inside = np.linspace(0, 100, 1001, dtype=np.float32)
+    return Scan(cases("c")[0], (9,) * len(spacing), spacing, "", frozenset(values), "x", percentiles, True, inside)
+
+
+def test_the_table_of_labels() -> None:
+    scans = [scan({0, 1, 21, 3}), scan({0, 1, 21})]
+    merged = label_table(scans, {}, "hippocampus=1+21")
+    assert merged.values == [[0, 3], [1, 21]]
+    assert class_of_value(merged.values) == {0: 0, 3: 0, 1: 1, 21: 1}
+    assert written_values(merged.values) == [0, 1]
+    assert label_table(scans, {0: "none", 1: "left", 3: "x", 21: "right", 5: "y"}, "").names == [
+        "none",
+        "left",
+        "x",
+        "right",
+    ]
+    assert label_table([scan({0, 255})], {0: "background", 1: "B"}, "").values == [0, 255]
+    for wrong in ("left", "left=1,left=21", "left=2", "left=0", "left=1+1", "=1"):
+        with pytest.raises(InputError, match="--labels"):
+            label_table(scans, {}, wrong)
+
+
+def anatomy(tmp_path: Path, label: np.ndarray, spacing: tuple[float, ...]) -> tuple[Scan, Anatomy]:
+    for name, voxels in (("image", label * 3.0 + np.arange(label.shape[0]).reshape(-1, 1, 1)), ("label", label)):
+        nib.save(nib.Nifti1Image(voxels.astype(np.float32), np.diag([*spacing, 1.0])), tmp_path / f"{name}.nii.gz")
+    case = Case("c", "image.nii.gz", "label.nii.gz", "")
+    return look_at_scan(tmp_path, case, 3), look_at_anatomy(tmp_path, case, 3, [0, 1])
+
+
+def test_grid_holds_the_foreground_with_a_margin_and_slices_stay_thick(tmp_path: Path) -> None:
+    label = np.zeros((60, 60, 12), dtype=np.uint8)
+    label[10:40, 20:40, 3:9] = 1
+    spacing = (1.0, 1.0, 8.0)
+    seen, measured = anatomy(tmp_path, label, spacing)
+    assert measured.volumes.tolist() == [30 * 20 * 6 * 8]
+    assert measured.low.tolist() == [-20.0, -10.0, -24.0]
+    assert measured.high.tolist() == [10.0, 10.0, 24.0]
+    grid, _ = decide_grid([seen], [measured], "mm")
+    assert (2 * grid.half >= np.array([40, 20, 48]) * 1.1).all()
+    assert np.prod(grid.size) <= 48 * 64 * 48
+    assert grid.spacing[2] == 8.0
+    strides = decide_architecture(grid).settings["itn_strides"]
+    assert [stride[2] for stride in strides][:2] == [1, 1]  # thick slices are halved later
+    assert (np.array(grid.size) % np.prod(strides, axis=0) == 0).all()
+    assert outside(measured, grid) == (0.0, 0.0)
+    # A grid of half the length: of 30 voxels 10 lie beyond −10 mm, 9.5 mm at most by their centres.
+    share, distance = outside(measured, Grid((20, 60, 12), spacing))
+    assert share == pytest.approx(1 / 3)
+    assert distance == pytest.approx(9.5)
+
+
+def test_values_of_ct_get_a_window() -> None:
+    assert not decide_window([scan({0, 1})]).settings
+    window = decide_window([scan({0, 1}, low=-1000.0)]).settings["intensity_window"]
+    assert window == [-19.0, 119.0]  # 0.5 to 99.5 and a fifth of that on each side
+
+
+def test_what_an_atlas_forces_is_said_with_the_cases(tmp_path: Path) -> None:
+    ring = disc(9) - disc(4)
+    labels = [np.repeat(label[:, :, None], 3, axis=2) for label in (ring, ring, ring, disc(9))]
+    anatomies = [anatomy(tmp_path, label, (1.0, 1.0, 1.0))[1] for label in labels]
+    (suit,) = judge(anatomies, label_table([scan({0, 1})], {}, ""))
+    assert (suit.present, suit.topology, suit.common) == (1.0, (1, 1, 0), 0.75)
+    assert "1 component, 1 hole" in suit.warnings[0]
+    assert "1 other" in suit.warnings[0]
