@@ -180,24 +180,39 @@ def anatomy(tmp_path: Path, label: np.ndarray, spacing: tuple[float, ...]) -> tu
 
 def test_grid_holds_the_foreground_with_a_margin_and_slices_stay_thick(tmp_path: Path) -> None:
     label = np.zeros((60, 60, 12), dtype=np.uint8)
-    label[10:40, 20:40, 3:9] = 1
+    label[14:44, 20:40, 3:9] = 1
     spacing = (1.0, 1.0, 8.0)
     seen, measured = anatomy(tmp_path, label, spacing)
     assert measured.volumes.tolist() == [30 * 20 * 6 * 8]
-    assert measured.low.tolist() == [-20.0, -10.0, -24.0]
-    assert measured.high.tolist() == [10.0, 10.0, 24.0]
+    assert measured.low.tolist() == [-16.0, -10.0, -24.0]
+    assert measured.high.tolist() == [14.0, 10.0, 24.0]
     grid, _ = decide_grid([seen], [measured], "mm")
-    assert (2 * grid.half >= np.array([40, 20, 48]) * 1.1).all()
+    assert not grid.localised
+    assert (2 * grid.half >= np.array([32, 20, 48]) * 1.1).all()
     assert np.prod(grid.size) <= 48 * 64 * 48
     assert grid.spacing[2] == 8.0
     strides = decide_architecture(grid).settings["itn_strides"]
     assert [stride[2] for stride in strides][:2] == [1, 1]  # thick slices are halved later
     assert (np.array(grid.size) % np.prod(strides, axis=0) == 0).all()
     assert outside(measured, grid) == (0.0, 0.0)
-    # A grid of half the length: of 30 voxels 10 lie beyond −10 mm, 9.5 mm at most by their centres.
+    # A grid of 20 mm: of 30 layers 10 lie beyond it, by their middles 5.5 mm at most.
     share, distance = outside(measured, Grid((20, 60, 12), spacing))
     assert share == pytest.approx(1 / 3)
-    assert distance == pytest.approx(9.5)
+    assert distance == pytest.approx(5.5)
+    # About the anatomy's own middle it would cut as much, on both sides.
+    share, distance = outside(measured, Grid((20, 60, 12), spacing, localised=True))
+    assert (share, distance) == (pytest.approx(1 / 3), pytest.approx(4.5))
+
+
+def test_anatomy_far_from_the_middle_is_looked_for(tmp_path: Path) -> None:
+    label = np.zeros((80, 80, 12), dtype=np.uint8)
+    label[60:75, 10:25, 3:9] = 1
+    seen, measured = anatomy(tmp_path, label, (1.0, 1.0, 3.0))
+    grid, decision = decide_grid([seen], [measured], "mm")
+    assert grid.localised
+    assert decision.settings["localise"]
+    assert outside(measured, grid) == (0.0, 0.0)
+    assert max(grid.half[:2]) < 20
 
 
 def test_values_of_ct_get_a_window() -> None:

@@ -16,7 +16,7 @@ from ..networks import AtlasISTN
 from ..settings import differences
 from .provenance import SETTINGS, check_model_file, read_record
 
-__all__ = ["ModelLoader", "read_state"]
+__all__ = ["ModelLoader", "read_part", "read_state"]
 
 
 class ModelLoader:
@@ -91,6 +91,25 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     if broken:
         raise InputError(f"{path}: {broken} holds values that are not finite: the training that wrote it went astray.")
     return state
+
+
+def read_part(path: str, part: str) -> dict[str, torch.Tensor]:
+    """The weights of one part of the network in a model file, under the names that they have in the part.
+
+    Args:
+        path: a plain state dict, as training writes it.
+        part: name of the part, such as ``"locator"``.
+
+    Raises:
+        InputError: there is no such file, it holds no state dict, or nothing of the part.
+    """
+    prefix = f"{part}."
+    weights = {name.removeprefix(prefix): v for name, v in read_state(Path(path)).items() if name.startswith(prefix)}
+    if not weights:
+        raise InputError(
+            f"{path}: the model has no {part}. Use the data config that it was trained with, or a model that has one."
+        )
+    return weights
 
 
 def _first_mismatch(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> str:

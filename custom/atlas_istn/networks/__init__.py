@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from .additive import AdditiveNet
 from .atlas_istn import AtlasISTN, JointForward
+from .locator import Location, Locator
 from .mean import MeanOfNetworks
 from .pair import PairISTN, PairTransformerNetwork
 from .stn import SpatialTransformerNetwork
@@ -16,6 +17,8 @@ __all__ = [
     "AtlasISTN",
     "EncoderDecoder",
     "JointForward",
+    "Location",
+    "Locator",
     "MeanOfNetworks",
     "PairISTN",
     "PairTransformerNetwork",

@@ -48,6 +48,8 @@ class AtlasISTN(nn.Module):
         max_rotation: bound of the rotation (of each component of the rotation vector) in radians.
         max_log_scale: bound of the logarithm of each scale.
         squarings: squarings of the exponential.
+        locator: finds the anatomy in scans that are larger than the grid; it takes no part in what this network does,
+            and is here so that one file is the whole model.
 
     Raises:
         InputError: the ITN does not take images of this size or returns another shape.
@@ -56,6 +58,7 @@ class AtlasISTN(nn.Module):
     if TYPE_CHECKING:  # for the type checker alone: TorchScript cannot read postponed annotations of buffers
         itn: Any
         stn: Any
+        locator: Any
         atlas_image: Tensor
         atlas_labels: Tensor
         affine_gate: Tensor
@@ -75,10 +78,12 @@ class AtlasISTN(nn.Module):
         max_rotation: float = 0.785,
         max_log_scale: float = 1.0,
         squarings: int = 5,
+        locator: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.itn = itn
         self.stn = stn
+        self.locator = locator
         self.activation = activation or nn.Identity()
         self.squarings = squarings
         self.spacing = [float(s) for s in (spacing or [1.0] * len(spatial_size))]

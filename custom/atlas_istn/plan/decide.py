@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ _SCALES = 4  # of the networks
 _MARGIN = 0.08  # of the extent that the grid has to hold, on each side
 _LEAST_MARGIN = 2.0  # voxels on each side
 _WITHIN = 0.97  # share of the cases whose foreground has to lie in the grid altogether
+_FAR_OFF = 1.15  # of the usual reach, from which a case counts as far off
+_MOST_AROUND = 3.0  # times the box of the aligned foreground, above which the anatomy is looked for
 _THICK = 3.0  # ratio of voxel sizes from which slices count as thick
 _ANISOTROPIC = 2.0  # ratio from which an axis is not yet coarsened with the others
 _CT = -200.0  # below, no other modality than CT has values in most cases
@@ -44,53 +46,76 @@ class Decision:
 
 @dataclass(frozen=True)
 class Grid:
-    """The grid of the model, about the middle of the image.
+    """The grid of the model, about the middle of the image or about the anatomy.
 
     Attributes:
         size: voxels.
         spacing: mm.
+        localised: about the anatomy, which is looked for in every scan.
     """
 
     size: tuple[int, ...]
     spacing: tuple[float, ...]
+    localised: bool = False
 
     @property
     def half(self) -> np.ndarray:
         """Half the extent in mm."""
         return np.asarray(self.size) * self.spacing / 2
 
+    def points(self, anatomy: Anatomy) -> np.ndarray:
+        """Positions ``[n, dim]`` of a case's foreground in mm from the middle of the grid."""
+        return anatomy.points - _middle(anatomy) if self.localised else anatomy.points
+
 
 def decide_grid(scans: Sequence[Scan], anatomies: Sequence[Anatomy], unit: str) -> tuple[Grid, Decision]:
     """Choose voxel size and number of voxels.
 
-    The grid holds the foreground of 97 of 100 cases with a margin where images are laid upon their middles. Voxels are
-    as small as the median of the images', and as large as it takes for the number that two cores can train.
+    The grid holds the foreground of 97 of 100 cases with a margin where images are laid upon their middles. Where that
+    would be more than three times the box of the aligned foreground, the anatomy is looked for in every scan. Voxels
+    are as small as the median of the images', and as large as it takes for the number that two cores can train.
     """
     spacings = np.array([scan.spacing for scan in scans])
     native = np.median(spacings, axis=0)
     thick = native > _THICK * native.min()
     native[thick] = np.percentile(spacings, 25, axis=0)[thick]  # thin slices would lose most by a coarser grid
-    reach = np.nanmax([np.abs([case.low, case.high]).max(axis=0) for case in anatomies], axis=0)
-    usual = np.nanquantile([np.abs([case.low, case.high]).max(axis=0) for case in anatomies], _WITHIN, axis=0)
-    # One case far off must not make the grid of all much larger.
-    extent = 2 * np.where(reach > 1.15 * usual, usual, reach)
-    most = _MOST[len(native)]
-    floor = native.min()
-    spacing = native
-    while np.prod(_size(extent, spacing)) > most:
+    box = np.nanmax([case.high - case.low for case in anatomies], axis=0)
+    grid, coarser = _grid(_extent([np.abs([case.low, case.high]).max(axis=0) for case in anatomies]), native)
+    if np.prod(grid.half * 2) > _MOST_AROUND * np.prod(box):
+        found, coarser = _grid(_extent([(case.high - case.low) / 2 for case in anatomies]), native)
+        grid = replace(found, localised=True)
+    place = "about the anatomy, which is looked for in every scan" if grid.localised else "about the images' middles"
+    ratio = np.prod(grid.half * 2) / np.prod(box)
+    limit = f", coarser for at most {_MOST[len(native)]:,}" if coarser else ""
+    reason = (
+        f"holds the foreground {place}, with a margin; {ratio:.1f} × the box of the aligned foreground. Voxels: the "
+        f"median of the images', {_by(native)} {unit}{limit}"
+    )
+    settings = {"spatial_size": list(grid.size), "spacing": list(grid.spacing)}
+    value = f"{_by(grid.size)} voxels of {_by(grid.spacing)} {unit}"
+    return grid, Decision("grid", value, reason, settings | ({"localise": True} if grid.localised else {}))
+
+
+def _extent(halves: list[np.ndarray]) -> np.ndarray:
+    """What the grid has to hold; one case far off must not make the grid of all much larger."""
+    reach, usual = np.nanmax(halves, axis=0), np.nanquantile(halves, _WITHIN, axis=0)
+    extent: np.ndarray = 2 * np.where(reach > _FAR_OFF * usual, usual, reach)
+    return extent
+
+
+def _grid(extent: np.ndarray, native: np.ndarray) -> tuple[Grid, bool]:
+    """A grid for an extent, and whether its voxels are coarser than those of the images."""
+    floor, spacing = native.min(), native
+    while np.prod(_size(extent, spacing)) > _MOST[len(native)]:
         floor *= 1.02
         spacing = np.maximum(native, floor)
     spacing = np.array([float(f"{size:.3g}") for size in spacing])
-    grid = Grid(tuple(_size(extent, spacing)), tuple(spacing.tolist()))
-    boxes = np.array([case.high - case.low for case in anatomies])
-    ratio = np.prod(grid.half * 2) / np.prod(np.nanmax(boxes, axis=0))
-    coarser = f" coarser, for at most {most:,} voxels" if (spacing > 1.01 * native).any() else ""
-    reason = (
-        f"holds the foreground about the middle of the images, with a margin; {ratio:.1f} × the box of the aligned "
-        f"foreground. Voxels: the median of the images, {_by(native)} {unit}{coarser}"
-    )
-    value = f"{_by(grid.size)} voxels of {_by(grid.spacing)} {unit}"
-    return grid, Decision("grid", value, reason, {"spatial_size": list(grid.size), "spacing": list(grid.spacing)})
+    return Grid(tuple(_size(extent, spacing)), tuple(spacing.tolist())), bool((spacing > 1.01 * native).any())
+
+
+def _middle(anatomy: Anatomy) -> np.ndarray:
+    middle: np.ndarray = (anatomy.low + anatomy.high) / 2
+    return middle
 
 
 def _size(extent: np.ndarray, spacing: np.ndarray) -> list[int]:
@@ -102,7 +127,7 @@ def _size(extent: np.ndarray, spacing: np.ndarray) -> list[int]:
 
 def outside(anatomy: Anatomy, grid: Grid) -> tuple[float, float]:
     """Return the share of a case's foreground that lies outside the grid, and how far at most in mm."""
-    beyond = np.abs(anatomy.points) - grid.half
+    beyond = np.abs(grid.points(anatomy)) - grid.half
     out = (beyond > 0).any(axis=1)
     return (float(out.mean()), float(np.linalg.norm(beyond.clip(min=0), axis=1).max())) if len(out) else (0.0, 0.0)
 
@@ -126,11 +151,12 @@ def decide_window(scans: Sequence[Scan]) -> Decision:
 def decide_augmentation(anatomies: Sequence[Anatomy], grid: Grid, unit: str) -> Decision:
     """Choose how far training images are shifted: as far as the anatomy is found from its usual place."""
     with np.errstate(invalid="ignore"):
-        centres = np.array([(case.low + case.high) / 2 for case in anatomies])
-    spread = float(np.nanmean(np.nanstd(centres, axis=0)))
+        centres = np.array([_middle(case) for case in anatomies])
+    spread = 0.0 if grid.localised else float(np.nanmean(np.nanstd(centres, axis=0)))
     shift = float(np.clip(2 * spread, 2 * min(grid.spacing), 0.1 * 2 * grid.half.min()))
     shift = float(f"{shift:.2g}")
-    reason = f"twice the spread of the anatomy's place ({spread:.2g} {unit}); no mirroring, since labels may have sides"
+    usual = f"twice the spread of the anatomy's place ({spread:.2g} {unit})"
+    reason = f"{'what the search may be off' if grid.localised else usual}; no mirroring, since labels may have sides"
     ranges = {"translation": shift, "rotation": 0.26, "scale": 0.1}
     value = f"shifts to {shift:g} {unit}, rotations to 15°, scales to 10 %"
     return Decision("augmentation", value, reason, {"augmentation_ranges": ranges})

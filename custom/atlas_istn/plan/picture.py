@@ -26,13 +26,13 @@ _SEEN = 0.2  # of the mean labels, from which a plane is worth showing
 
 
 def mean_labels(anatomies: Sequence[Anatomy], grid: Grid, classes: int) -> np.ndarray:
-    """Average the labels of all cases, images laid upon their middles, ``[classes - 1, *size]``, each from 0 to 1.
+    """Average the labels of all cases where the grid has them, ``[classes - 1, *size]``, each from 0 to 1.
 
     For a picture only: smoothed a little, since voxels of another size hit those of the grid unevenly.
     """
     total = np.zeros((classes - 1, *grid.size))
     for case in anatomies:
-        places = np.floor((case.points + grid.half) / grid.spacing).astype(int)
+        places = np.floor((grid.points(case) + grid.half) / grid.spacing).astype(int)
         inside = ((places >= 0) & (places < grid.size)).all(axis=1)
         here = np.zeros_like(total)
         here[(case.classes[inside] - 1, *places[inside].T)] = 1

@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from ..errors import InputError, show_input_errors
 from .kinds import NotAllowedError, Setting
-from .table import FREE_ON_RESUME, LEARNING, OF_MODEL, OF_REFINEMENT, PARTS, SETTINGS
+from .table import FREE_ON_RESUME, LEARNING, OF_MODEL, OF_REFINEMENT, PARTS, PREPARATION, SETTINGS
 
 __all__ = [
     "begin",
@@ -71,7 +71,7 @@ def binding_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         Id → value, as JSON has it. Expressions stay the texts that they are.
     """
     names = [name for name in SETTINGS if name in config and name not in (*PARTS, *FREE_ON_RESUME)]
-    chosen = {name: config[name] for name in (*names, *(part for part in LEARNING if part in config))}
+    chosen = {name: config[name] for name in (*names, *(part for part in (*LEARNING, *PREPARATION) if part in config))}
     augmentation = config.get("train", {}).get("augmentation")
     return _plain({**chosen, "train#augmentation": augmentation})
 

@@ -69,6 +69,7 @@ DATA = {
 }
 
 MODEL = {
+    "localise": _truth("scans are larger than the grid: find the anatomy in them"),
     "device": Setting("where it runs", "device"),
     "itn_members": _count("networks that the ITN is the mean of", 1),
     "itn_kernels": Setting("kernel sizes of the DynUNet, scale by scale"),
@@ -112,6 +113,7 @@ TRAINING = {
     "num_workers": _count("processes that load data"),
     "val_interval": _count("epochs between validations", 1),
     "early_stop_patience": _count("validations without improvement after which training ends; 0: never"),
+    "locator_iterations": _count("steps of the locator's training", 1),
     "resume": _truth("go on from the newest checkpoint"),
     "overwrite": _truth("replace the training that is in output_dir"),
 }
@@ -165,6 +167,9 @@ PARTS = (
     "itn_member",
     "stn",
     "network",
+    "reading",
+    "localisation",
+    "gridding",
     "preprocessing",
     "dataset",
     "dataloader",
@@ -189,6 +194,12 @@ PARTS = (
     "train",
     "validate",
     "run_folder",
+    "reading",
+    "gridding",
+    "localisation",
+    "locator",
+    "locator_view",
+    "locator_training",
     "check_cases",
     "unet_loader",
     "itn_loader",
@@ -202,7 +213,7 @@ PARTS = (
 )
 """Ids that hold parts of the workflow."""
 
-ARCHITECTURE = ("network_def", "itn", "itn_member", "stn")
+ARCHITECTURE = ("network_def", "itn", "itn_member", "stn", "locator")
 """Parts that a network is made of."""
 
 OF_MODEL = (
@@ -236,6 +247,9 @@ LEARNING = (
     "loss",
 )
 """Parts that decide what a training learns."""
+
+PREPARATION = ("reading", "gridding", "localisation")
+"""Lists of transforms that do so too."""
 
 FREE_ON_RESUME = (
     "dataset_dir",

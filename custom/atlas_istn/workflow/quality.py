@@ -187,7 +187,12 @@ class QualityCheck:
         return "" if population.sufficient else f"n = {population.cases}"
 
     def __call__(
-        self, measures: Measures, folded_fraction: float = 0.0, empty: int = 0, topology_kept: bool = True
+        self,
+        measures: Measures,
+        folded_fraction: float = 0.0,
+        empty: int = 0,
+        topology_kept: bool = True,
+        cut: str = "",
     ) -> Quality:
         """Judge one case.
 
@@ -196,6 +201,7 @@ class QualityCheck:
             folded_fraction: share of voxels in which the transform folds.
             empty: number of labels of the refined result without a voxel.
             topology_kept: whether the refined result has the atlas's topology.
+            cut: faces of the model's grid that the labels touch, though the image goes on there.
         """
         reasons, failed = [], bool(empty)
         if empty:
@@ -208,6 +214,8 @@ class QualityCheck:
             reasons.append(f"{folded_fraction:.2%} of the transform folds")
         if not topology_kept:
             reasons.append("the topology is not the atlas's")
+        if cut:
+            reasons.append(f"the model's grid cuts the anatomy: {cut}")
         scores = self.population.z_scores(measures) if self.population else {}
         limit = self.population.review_z if self.population else math.inf
         unusual = sorted(((z, name) for name, z in scores.items() if z > limit), reverse=True)

@@ -27,6 +27,7 @@ from ..io.registration import write_registration
 from ..networks import AtlasISTN
 from ..topology import labelmap_topology
 from .cases import message_of
+from .faces import CutFace, cut_faces
 from .quality import QualityCheck
 from .results import CaseResult, class_indices, native_affine
 
@@ -38,6 +39,7 @@ RESULTS = {"itn": "itn", "one_pass": "one_pass", "pred": "refine"}
 """Key of a labelmap → name of the result, of the full method."""
 
 
+_AREA = {3: "mm", 4: "mm²"}  # unit of a face, by the dimensions of an image with its channels
 LARGER = "the image is larger than the model's grid: what lies outside it was not segmented"
 
 
@@ -137,12 +139,15 @@ class CaseWriter:
         if note:
             report |= {f"topology_{name}": value for name, value in note._asdict().items()}
         report["warnings"] = [*case.notes, *_warnings(report)]
-        if _exceeds(case.segmentation, self.network):
+        if self.network.locator is None and _exceeds(case.segmentation, self.network):
             report["warnings"].append(LARGER)
+        faces = _faces(case, self.network)
+        report["cut_faces"] = {face.side: face.area for face in faces}
         if self.quality and case.measures:
             empty = sum(shape.components == 0 for shape in shapes.values())
             kept = note is None or note.kept
-            verdict = self.quality(case.measures, report["folded_fraction"], empty, kept)
+            cut = ", ".join(f"{face.side} ({face.area:.3g} {_AREA[case.segmentation.ndim]})" for face in faces)
+            verdict = self.quality(case.measures, report["folded_fraction"], empty, kept, cut)
             report |= {"quality": verdict.flag, "quality_score": verdict.score, "quality_reasons": verdict.reasons}
         report["labels"] = {self.label_names[index]: self.label_values[index] for index in labels}
         curve = case.result.course.curve[:, 0].tolist() if case.result.course else []
@@ -182,6 +187,13 @@ def _deformation(case: CaseResult) -> dict[str, float]:
         "ic_dice": float(case.consistency.dice.nanmean()),
         "mice": float(case.consistency.mice),
     }
+
+
+def _faces(case: CaseResult, network: AtlasISTN) -> list[CutFace]:
+    predicted = case.result.segmentation if case.result.prediction is None else case.result.prediction
+    labels = np.asarray(predicted[0].argmax(dim=0).cpu())
+    native = case.segmentation
+    return cut_faces(labels, case.grid_affine, native.shape[1:], native_affine(native), network.spacing)
 
 
 def _exceeds(native: MetaTensor, network: AtlasISTN) -> bool:
