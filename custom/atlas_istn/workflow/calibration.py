@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.degradations import KINDS, degrade
-from ..errors import InputError
+from ..errors import InputError, message_of
 from ..inferers.refine import RefinementInferer
 from ..inferers.target import TargetPolicy, confidence, disagreement
 from ..io.outputs import write_json
@@ -206,18 +206,14 @@ class Calibration:
         for case in tqdm(_evenly(self.data, MOST_CASES), desc=title):
             try:
                 found += self._samples_of(case)
-            except InputError as error:
-                logger.warning("%s is left out of the calibration: %s", case["case"], error)
+            except Exception as error:  # whatever a reader or transform raises, the other cases go on
+                logger.warning("%s is left out of the calibration: %s", case["case"], message_of(error))
         if not found:
             raise InputError("calibration: no case of the list can be used. Choose another list with test_list.")
         return found
 
     def _samples_of(self, case: Mapping[str, str]) -> list[Sample]:
-        read, *prepare = self.preprocessing.transforms
-        image = read({"image": case["image"]})
-        seed = zlib.crc32(case["case"].encode())
-        copies = [image, *({**image, "image": copy} for copy in _degraded(image["image"], seed))]
-        batch = torch.stack([torch.as_tensor(Compose(prepare)(copy)["image"]) for copy in copies]).to(self.device)
+        batch = torch.stack(self._prepared(case)).to(self.device)
         result = self.refinement.infer(batch, self.network)
         label = torch.as_tensor(self.reference({"image": case["image"], "label": case["label"]})["label"])
         truth = one_hot(label[None].to(self.device), result.segmentation.shape[1]).expand_as(result.segmentation)
@@ -231,6 +227,18 @@ class Calibration:
         )
         rows = zip(*(column.tolist() for column in columns), measure(result), strict=True)
         return [Sample(number == 0, *row) for number, row in enumerate(rows)]
+
+    def _prepared(self, case: Mapping[str, str]) -> list[Tensor]:
+        """The image on the model's grid, and copies of it; without those that cannot be prepared."""
+        read, *prepare = self.preprocessing.transforms
+        image = read({"image": case["image"]})
+        prepared = [torch.as_tensor(Compose(prepare)(image)["image"])]
+        for copy in _degraded(image["image"], zlib.crc32(case["case"].encode())):
+            try:
+                prepared.append(torch.as_tensor(Compose(prepare)({**image, "image": copy})["image"]))
+            except Exception as error:  # as where the anatomy is not found any more
+                logger.info("a degraded copy of %s is left out: %s", case["case"], message_of(error))
+        return prepared
 
     def _write(self, samples: Sequence[Sample]) -> Population:
         usual = [sample.measures for sample in samples if sample.clean]

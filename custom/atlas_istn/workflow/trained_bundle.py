@@ -114,8 +114,8 @@ class TrainedBundle:
         """Scores of the validation list, see `Evaluation.summary`."""
         folder = self.root / "validation" / space
         parser = self._parser("evaluate", evaluate_space=space, output_dir=str(folder))
+        parser["handlers"] = []  # before anything is made: a change makes the parser forget what it has made
         scorer = parser.get_parsed_content("scorer")
-        parser["handlers"] = []
         evaluator = parser.get_parsed_content("evaluator")
         parser.get_parsed_content("loader")()
         ProgressBar(desc=f"validation, {space} space").attach(evaluator)
