@@ -62,7 +62,7 @@ class AtlasApp(Application):
             output_dir=self.output_dir,
             name="bundle_inference",
         )
-        self.add_flow(selector, inference, {("series_dir", "series_dir")})
+        self.add_flow(selector, inference, {("selection", "selection")})
 
 
 def find_bundle(model_path: Path) -> Path:

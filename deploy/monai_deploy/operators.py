@@ -10,8 +10,9 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 from monai.deploy.core import Fragment, Operator, OperatorSpec
-from series import Rules, select_series
+from series import Rules, Selection, select_series
 
+from atlas_istn.errors import InputError, explanation_of
 from atlas_istn.io.files import write_whole
 from atlas_istn.workflow.dicom_page import write_dicom_capture
 
@@ -24,7 +25,7 @@ class SeriesSelector(Operator):
     Deploy's own loader and selector are not used: the loader drops images that share a position without a word, where
     `run inference` refuses the series, and both log identifiers.
 
-    Output: ``series_dir``, a folder with a folder for each series.
+    Output: ``selection``, a `Selection`.
 
     Args:
         fragment: the application.
@@ -45,12 +46,11 @@ class SeriesSelector(Operator):
 
     def setup(self, spec: OperatorSpec) -> None:
         """Declare the output."""
-        spec.output("series_dir")
+        spec.output("selection")
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:  # noqa: ARG002 (the host's signature)
         """Select the series."""
-        select_series(self.study_dir, self.series_dir, self.rules)
-        op_output.emit(str(self.series_dir), "series_dir")
+        op_output.emit(select_series(self.study_dir, self.series_dir, self.rules), "selection")
 
 
 class BundleInference(Operator):
@@ -59,14 +59,15 @@ class BundleInference(Operator):
     Deploy's bundle operator is not used: it takes one tensor from the inferer, and the figures come with the whole
     result. The workflow is the one that `python -m monai.bundle run inference` runs.
 
-    Input: ``series_dir``.
+    Input: ``selection``. What is wrong with some series stands on the pages of the others, and ends the application
+    with a message when those are written.
 
     Args:
         fragment: the application.
         conditions: when to run.
         bundle_root: folder of the bundle.
         work_dir: takes the files of the workflow.
-        output_dir: takes ``series_N_seg.dcm`` and ``series_N_page.dcm``, when those of all series are complete.
+        output_dir: takes ``series_N_seg.dcm`` and ``series_N_page.dcm``, when all series are done.
         kwargs: of every operator.
     """
 
@@ -80,13 +81,30 @@ class BundleInference(Operator):
 
     def setup(self, spec: OperatorSpec) -> None:
         """Declare the input."""
-        spec.input("series_dir")
+        spec.input("selection")
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:  # noqa: ARG002 (the host's signature)
         """Segment the series."""
-        series_dir = Path(op_input.receive("series_dir"))
+        selection: Selection = op_input.receive("selection")
         results, finished = self.work_dir / "results", self.work_dir / "finished"
         finished.mkdir()
+        problems = [*selection.damaged, *self._segment(selection.folder, results)]
+        for folder in sorted(selection.folder.iterdir()):
+            segmentation = results / folder.name / f"{folder.name}_seg.dcm"
+            if segmentation.is_file():
+                shutil.copy(segmentation, finished)
+                try:
+                    write_dicom_capture(segmentation.parent, folder, finished / f"{folder.name}_page.dcm", problems)
+                except InputError as error:
+                    problems.append(f"{folder.name}: no page: {error}")
+        for file in sorted(finished.iterdir()):
+            write_whole(self.output_dir / file.name, lambda part, source=file: shutil.copyfile(source, part))
+        if problems:
+            lines = "\n".join(f"  {problem}" for problem in problems)
+            raise InputError(f"a part of the study could not be segmented:\n{lines}")
+
+    def _segment(self, series_dir: Path, results: Path) -> list[str]:
+        """Run the bundle's workflow; return what is to be said of series that failed."""
         workflow = ConfigWorkflow(
             config_file=str(self.bundle_root / "configs" / "inference.yaml"),
             meta_file=str(self.bundle_root / "configs" / "metadata.json"),
@@ -99,10 +117,10 @@ class BundleInference(Operator):
             write_transforms=False,  # nobody would read them
         )
         workflow.initialize()
-        workflow.run()
-        for folder in sorted(series_dir.iterdir()):
-            case = results / folder.name
-            shutil.copy(case / f"{folder.name}_seg.dcm", finished)
-            write_dicom_capture(case, folder, finished / f"{folder.name}_page.dcm")
-        for file in sorted(finished.iterdir()):
-            write_whole(self.output_dir / file.name, lambda part, source=file: shutil.copyfile(source, part))
+        try:
+            workflow.run()
+        except Exception as error:  # MONAI wraps what the workflow raises
+            if not explanation_of(error):
+                raise
+            return [line.strip().replace(f"{series_dir}/", "") for line in explanation_of(error).splitlines()]
+        return []

@@ -18,12 +18,14 @@ import numpy as np
 import pydicom
 
 from atlas_istn.errors import InputError
+from atlas_istn.io.dicom_files import IMAGE, read_dataset, silent, why_no_image
 from atlas_istn.io.loading import read_volume
 
-__all__ = ["Rules", "select_series"]
+__all__ = ["Rules", "Selection", "select_series"]
 
 logger = logging.getLogger(__name__)
 
+_DAMAGED = "rule 'regular grid'"
 _TAGS = ["SeriesInstanceUID", "SeriesNumber", "Modality"]
 
 
@@ -56,7 +58,7 @@ class Rules:
         try:
             volume = read_volume(series.folder, spatial_dims=3)
         except InputError as error:
-            return f"rule 'regular grid': {str(error).removeprefix(f'{series.folder}: ')}"
+            return f"{_DAMAGED}: {str(error).removeprefix(f'{series.folder}: ')}"
         # Sorted, since the slices may be stored in any orientation.
         voxels = np.sort(np.asarray(volume.pixdim, dtype=float))
         extent = np.sort(np.asarray(volume.pixdim) * volume.shape[1:])
@@ -80,38 +82,67 @@ class _Series:
         return f"{self.folder.name.replace('_', ' ')} ({number}{self.modality or 'no modality'}, {self.images} images)"
 
 
-def select_series(study_dir: Path, series_dir: Path, rules: Rules) -> None:
+@dataclass(frozen=True)
+class Selection:
+    """What a study holds for the model.
+
+    Attributes:
+        folder: takes a folder of links for each series that suits, ``series_1``, ``series_2``, …
+        damaged: a line for each series that would have to be segmented if it were whole, and for files that belong to
+            none.
+    """
+
+    folder: Path
+    damaged: list[str]
+
+
+def select_series(study_dir: Path, series_dir: Path, rules: Rules) -> Selection:
     """Find the series of a study that suit the model, and put each into a folder of its own.
 
     Args:
         study_dir: DICOM files in any arrangement, searched at any depth.
-        series_dir: takes the folders of links to the files, one or more of ``series_1``, ``series_2``, …
+        series_dir: takes the folders of the series, one or more.
         rules: what to look for.
 
     Raises:
-        InputError: none suits, with the rule that each breaks; or a file is damaged, or there are no series at all.
+        InputError: none suits, with the rule that each breaks; or there are no series at all.
     """
-    found = _sort_into_folders(study_dir, series_dir)
+    found, damaged = _sort_into_folders(study_dir, series_dir)
     broken = {series: rules.broken(series) for series in found}
     if all(broken.values()):
-        reasons = "\n".join(f"  {series}: {reason}" for series, reason in broken.items())
-        raise InputError(f"no series of the study suits the model:\n{reasons}")
+        reasons = [*(f"{series}: {reason}" for series, reason in broken.items()), *damaged]
+        raise InputError("no series of the study suits the model:\n" + "\n".join(f"  {line}" for line in reasons))
     for series, reason in broken.items():
-        if reason:
+        if reason.startswith(_DAMAGED):
+            damaged.append(f"{series}: {reason}")
+        elif reason:
             logger.info("left out: %s: %s", series, reason)
+        if reason:
             shutil.rmtree(series.folder)
+    return Selection(series_dir, damaged)
 
 
-def _sort_into_folders(study_dir: Path, series_dir: Path) -> list[_Series]:
+def _sort_into_folders(study_dir: Path, series_dir: Path) -> tuple[list[_Series], list[str]]:
+    """The series, and what is to be said of files that are none's."""
     files: dict[str, list[Path]] = {}
     headers: dict[str, pydicom.Dataset] = {}
-    for path in sorted(item for item in study_dir.rglob("*") if item.is_file()):
-        header = _header(path)
-        if header is not None and "SeriesInstanceUID" in header:  # a DICOMDIR has none
-            files.setdefault(header.SeriesInstanceUID, []).append(path)
-            headers.setdefault(header.SeriesInstanceUID, header)
+    damaged = 0
+    for path in sorted(item for item in study_dir.rglob("*") if item.is_file() and not item.name.startswith(".")):
+        if why_no_image(path) != IMAGE:
+            continue
+        try:
+            with silent():
+                header = read_dataset(path, _TAGS)
+                uid = str(header.SeriesInstanceUID)
+        except Exception:  # pydicom raises many types on damaged files
+            damaged += 1
+            continue
+        files.setdefault(uid, []).append(path)
+        headers.setdefault(uid, header)
+    lost = [f"{damaged} damaged DICOM files. Expected complete files. Copy the study again."] if damaged else []
     if not files:
-        raise InputError("the study holds no DICOM series. Expected a folder with DICOM files. Check the path.")
+        why = f", but {lost[0]}" if lost else ". Expected a folder with DICOM files. Check the path."
+        raise InputError(f"the study holds no DICOM series{why}")
     series = []
     for position, uid in enumerate(
         sorted(files, key=lambda uid: (headers[uid].get("SeriesNumber") or 0, uid)), start=1
@@ -123,20 +154,7 @@ def _sort_into_folders(study_dir: Path, series_dir: Path) -> list[_Series]:
         header = headers[uid]
         number = "" if header.get("SeriesNumber") is None else str(header.SeriesNumber)
         series.append(_Series(folder, number, str(header.get("Modality", "")), len(files[uid])))
-    return series
-
-
-def _header(path: Path) -> pydicom.Dataset | None:
-    """The tags of a file that say to which series it belongs; None for a file that is no DICOM."""
-    damaged = "the study holds a damaged DICOM file. Expected complete files. Copy the study again."
-    if not pydicom.misc.is_dicom(path):
-        if path.suffix.lower() == ".dcm":
-            raise InputError(damaged)
-        return None
-    try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
-    except Exception as error:  # pydicom raises many types on damaged files
-        raise InputError(damaged) from error
+    return series, lost
 
 
 def _outside(name: str, found: np.ndarray, model: np.ndarray, limits: Sequence[float]) -> str:

@@ -128,14 +128,37 @@ def test_of_a_mixed_study_the_right_series_is_taken(tmp_path: Path, write_crop: 
     assert found == {pydicom.dcmread(path).SOPInstanceUID for path in (tmp_path / "crop").iterdir()}
 
 
-def test_a_damaged_file_or_an_empty_folder_is_refused(tmp_path: Path, write_crop: Callable[..., np.ndarray]) -> None:
+def test_damaged_files_and_an_empty_folder(tmp_path: Path, write_crop: Callable[..., np.ndarray]) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no DICOM series"):
         select_series(tmp_path / "empty", tmp_path / "a", RULES)
     write_crop(tmp_path / "study")
-    (tmp_path / "study" / "5.dcm").write_bytes(b"cut off")
-    with pytest.raises(InputError, match="damaged DICOM file"):
-        select_series(tmp_path / "study", tmp_path / "b", RULES)
+    (tmp_path / "study" / "another.dcm").write_bytes(b"cut off")
+    assert "1 damaged DICOM files" in select_series(tmp_path / "study", tmp_path / "b", RULES).damaged[0]
+    for path in (tmp_path / "study").iterdir():
+        path.write_bytes(b"cut off")
+    with pytest.raises(InputError, match="no DICOM series, but 31 damaged DICOM files"):
+        select_series(tmp_path / "study", tmp_path / "c", RULES)
+
+
+def test_files_of_old_scanners_and_of_a_mac(tmp_path: Path, write_crop: Callable[..., np.ndarray]) -> None:
+    """As the package reads them: without preamble, and beside hidden files."""
+    write_crop(tmp_path / "study")
+    for path in sorted((tmp_path / "study").iterdir()):
+        path.with_name(f"._{path.name}").write_bytes(b"\0" * 100)
+        path.write_bytes(path.read_bytes()[132:])
+    (folder,) = selected(tmp_path / "study", tmp_path / "series")
+    assert len(list(folder.iterdir())) == 30
+
+
+def test_a_damaged_series_is_not_merely_left_out(tmp_path: Path, write_crop: Callable[..., np.ndarray]) -> None:
+    write_crop(tmp_path / "study" / "a", SeriesNumber=1)
+    write_crop(tmp_path / "study" / "b", SeriesNumber=2, **OTHERS["regular grid"])
+    write_crop(tmp_path / "study" / "c", SeriesNumber=3, **OTHERS["modality"])
+    selection = select_series(tmp_path / "study", tmp_path / "series", RULES)
+    assert [folder.name for folder in selection.folder.iterdir()] == ["series_1"]
+    (line,) = selection.damaged
+    assert line.startswith("series 2 (number 2, MR, 28 images): rule 'regular grid': ")
 
 
 # The whole application
@@ -242,16 +265,20 @@ def test_a_study_without_a_series_that_suits_is_refused(
 
 @pytest.mark.slow
 @pytest.mark.monai_deploy
-def test_nothing_is_left_behind_when_inference_fails(
+def test_what_can_be_segmented_is_and_the_rest_is_named(
     tmp_path: Path, bundle: Path, write_crop: Callable[..., np.ndarray]
 ) -> None:
     write_crop(tmp_path / "study" / "good", SeriesNumber=1)
     write_crop(tmp_path / "study" / "constant", pixels=np.full((30, 50, 34), 7), SeriesNumber=2)
+    write_crop(tmp_path / "study" / "gap", SeriesNumber=3, **OTHERS["regular grid"])
     done = run_app(tmp_path / "study", tmp_path / "out", bundle)
     assert done.returncode == 1
     assert "series_2: " in done.stderr
     assert "the image is constant" in done.stderr
-    assert list((tmp_path / "out").iterdir()) == []
+    assert "series 3 (number 3, MR, 28 images): rule 'regular grid'" in done.stderr
+    assert "Traceback" not in done.stderr
+    files = sorted((tmp_path / "out").iterdir())
+    assert [file.name for file in files] == ["series_1_page.dcm", "series_1_seg.dcm"]
 
 
 @pytest.mark.slow

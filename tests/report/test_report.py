@@ -29,6 +29,7 @@ from atlas_istn.io.outputs import (
     write_labelmap,
     write_transforms,
 )
+from atlas_istn.io.results import find_case_folders
 from atlas_istn.pictures.palette import ALERT, RESULT_COLOURS
 from atlas_istn.pictures.planes import choose_planes
 from atlas_istn.report import write_report
@@ -208,6 +209,17 @@ def test_what_cannot_be_reported_is_said(tmp_path: Path) -> None:
     (output / "fine" / "fine.json").write_text("{}")
     with pytest.raises(InputError, match=r"fine\.json.*Run inference again"):
         write_report(output)
+
+
+def test_results_in_dicom_beside_the_label_maps_change_nothing(tmp_path: Path) -> None:
+    _, output = write_run(tmp_path, 3)
+    pages = []
+    for _ in range(2):
+        write_report(output)
+        pages.append((output / "report.html").read_text())
+        for folder in find_case_folders(output):
+            (folder / f"{folder.name}_seg.dcm").write_bytes(b"DICOM")
+    assert pages[0] == pages[1]
 
 
 def test_images_are_found_in_whatever_list_has_the_cases(tmp_path: Path) -> None:

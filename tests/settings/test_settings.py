@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from atlas_istn.errors import InputError, input_error_behind
 from atlas_istn.settings import SETTINGS, Setting, check_settings, read
+from atlas_istn.settings.table import NESTED
 from support import ROOT
 
 CONFIGS = ROOT / "bundle" / "configs"
@@ -106,6 +108,47 @@ def test_text_becomes_what_it_says(name: str, text: str, value: Any) -> None:
     found = check_settings({name: text})[name]
     assert found == value
     assert type(found) is type(value)
+
+
+def places(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Each place in a part of the workflow at which a setting stands as it is, and the setting."""
+    for key, value in content.items() if isinstance(content, dict) else ():
+        here = (*path, *str(key).split("#"))
+        if isinstance(value, str) and value.startswith("@") and value[1:] in SETTINGS:
+            yield "#".join(here), value[1:]
+        yield from places(value, here)
+
+
+@pytest.mark.parametrize("file", sorted((CONFIGS / "parts").iterdir()), ids=lambda file: file.stem)
+def test_no_place_of_a_setting_is_forgotten(file: Path) -> None:
+    """A value that replaces a reference is checked like the setting; texts may be anything."""
+    for place, name in places(yaml.safe_load(file.read_text())):
+        setting = SETTINGS[name]
+        if "#" in place and (setting.kind in ("truth", "whole", "number", "numbers", "wholes") or setting.choices):
+            assert "displayable_configs" in place or NESTED[place] is setting, place
+
+
+@pytest.mark.parametrize("place", NESTED)
+def test_values_within_parts_are_checked_like_settings(place: str) -> None:
+    def config(value: Any) -> dict[str, Any]:
+        for key in reversed(place.split("#")):
+            value = {"_target_": "anything", key: value}
+        return {place.split("#")[0]: value[place.split("#")[0]]}
+
+    for value in wrong_values(NESTED[place]):
+        with pytest.raises(InputError) as caught:
+            check_settings(config(value))
+        assert f"{place}: expected" in str(caught.value)
+        assert repr(value) in str(caught.value)
+    assert check_settings(config("@learning_rate")) == config("@learning_rate")
+
+
+def test_text_within_parts_gets_its_type() -> None:
+    config = {"optimizer": {"_target_": "torch.optim.Adam", "lr": "1e-3"}, "train": {"trainer": {"max_epochs": "3"}}}
+    found = check_settings(config)
+    assert found["optimizer"]["lr"] == 1e-3
+    assert found["train"]["trainer"]["max_epochs"] == 3
+    assert config["optimizer"]["lr"] == "1e-3"
 
 
 def test_unknown_ids_are_refused_with_the_nearest_and_all_mistakes_come_at_once() -> None:

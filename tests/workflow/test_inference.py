@@ -132,6 +132,35 @@ def test_a_case_that_cannot_be_written_fails_alone(tmp_path: Path, network: Atla
     assert (tmp_path / "out" / "b" / "b.json").is_file()
 
 
+class Wanting(RefinementInferer):
+    """Has no memory for the second batch."""
+
+    calls = 0
+
+    def infer(self, image: Any, network: Any) -> Any:
+        self.calls += 1
+        if self.calls == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+        return super().infer(image, network)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_the_other_cases_go_on_where_memory_is_short(tmp_path: Path, network: AtlasISTN, batch_size: int) -> None:
+    names = ["a", "b", "c", "d", "e"]
+    cases = [{"case": name, "image": save_image(tmp_path / f"{name}.nii.gz")} for name in names]
+    writer = CaseWriter(str(tmp_path / "out"), network, {0: "background", 1: "ring"}, [0, 1])
+    engine = evaluator(cases, network, [writer], batch_size)
+    engine.inferer = Wanting(iterations=1)
+    engine.run()
+    failed = names[batch_size : 2 * batch_size]
+    assert [case for case, _ in engine.state.failures] == failed
+    assert engine.state.failures[0][1].startswith("out of memory (CUDA out of memory.")
+    written = {path.parent.name for path in (tmp_path / "out").glob("*/*_seg.nii.gz")}
+    assert written == set(names) - set(failed)
+    with (tmp_path / "out" / "summary.csv").open(newline="") as stream:
+        assert {row["case"]: bool(row["error"]) for row in csv.DictReader(stream)} == {n: n in failed for n in names}
+
+
 def test_the_dataset_says_what_is_wrong_in_one_line() -> None:
     def broken(data: dict[str, Any]) -> dict[str, Any]:
         raise InputError("first\nsecond") if data["image"] == "a" else KeyError("third\nfourth")

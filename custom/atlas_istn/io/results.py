@@ -37,6 +37,8 @@ __all__ = [
 FULL = "seg"
 """Ending of the file with the result of the full method, whichever that is in a run."""
 
+_SUFFIXES = (".nii.gz", ".png")  # beside them may lie the same as DICOM
+
 
 @dataclass(frozen=True)
 class ResultKind:
@@ -93,7 +95,7 @@ def result_file(folder: Path, ending: str) -> Path:
         InputError: there is no ``seg``, though every run writes it; other files need not exist.
     """
     stem = f"{folder.name}_{ending}"
-    found = sorted(folder.glob(f"{stem}.*"))
+    found = [path for suffix in _SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
     if not found and ending == FULL:
         raise InputError(
             f"{folder / stem}.*: no such file. Expected the label map that inference writes for each case (.nii.gz or "

@@ -8,7 +8,7 @@ import difflib
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from ..errors import InputError, show_input_errors
 from .kinds import NotAllowedError, Setting
-from .table import FREE_ON_RESUME, LEARNING, OF_MODEL, OF_REFINEMENT, PARTS, PREPARATION, SETTINGS
+from .table import FREE_ON_RESUME, LEARNING, NESTED, OF_MODEL, OF_REFINEMENT, PARTS, PREPARATION, SETTINGS
 
 __all__ = [
     "begin",
@@ -191,6 +191,10 @@ def check_settings(config: Mapping[str, Any]) -> dict[str, Any]:
             converted[name] = _read(name, SETTINGS[name], value, problems)
         elif not name.startswith("_") and name not in referred:
             problems.append(_unknown(name, name, SETTINGS))
+    for place, setting in NESTED.items():
+        top, *keys = place.split("#")
+        if top in converted:
+            converted[top] = _read_within(converted[top], keys, place, setting, problems)
     _check_together(converted, problems)
     if problems:
         number = f"{len(problems)} settings are" if len(problems) > 1 else "a setting is"
@@ -210,6 +214,17 @@ def _read(name: str, setting: Setting, value: Any, problems: list[str]) -> Any:
     problems += [f"{name}#{key}: missing. {part.help}" for key, part in setting.fields.items() if key not in found]
     known = {key: part for key, part in setting.fields.items() if key in found}
     return {**found, **{key: _read(f"{name}#{key}", part, found[key], problems) for key, part in known.items()}}
+
+
+def _read_within(part: Any, keys: Sequence[str], place: str, setting: Setting, problems: list[str]) -> Any:
+    """A part of the configuration in which the value at some place has its type."""
+    if not keys:
+        return _read(place, setting, part, problems)
+    key, *deeper = keys
+    if not isinstance(part, Mapping) or key not in part:
+        return part
+    found = _read_within(part[key], deeper, place, setting, problems)
+    return part if found is part[key] else {**part, key: found}
 
 
 def _unknown(place: str, name: str, known: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .kinds import Setting
 
-__all__ = ["FREE_ON_RESUME", "LEARNING", "PARTS", "SETTINGS", "Setting"]
+__all__ = ["FREE_ON_RESUME", "LEARNING", "NESTED", "PARTS", "SETTINGS", "Setting"]
 
 
 def _truth(help: str) -> Setting:  # noqa: A002
@@ -283,3 +283,49 @@ SETTINGS: dict[str, Setting] = {
     **{name: Setting("part of what is learned", "component", optional=True) for name in LEARNING},
 }
 """Id → what it may be."""
+
+NESTED: dict[str, Setting] = {
+    "dataloader#batch_size": TRAINING["batch_size"],
+    "dataset#data#anonymous": DATA["anonymous_names"],
+    "ensemble_inferer#members": REFINEMENT["ensemble"],
+    "evaluator#uncertainty": OUTPUT["write_uncertainty"],
+    "itn_member#in_channels": DATA["in_channels"],
+    "loss#deformation_weight": TRAINING["loss_weights"].fields["omega"],
+    "loss#fade_in_epoch": TRAINING["loss_weights"].fields["fade_in_epoch"],
+    "loss#fade_in_width": TRAINING["loss_weights"].fields["fade_in_width"],
+    "loss#regularisation": TRAINING["loss_weights"].fields["lambda"],
+    "loss#segmentation_weight": TRAINING["segmentation_weight"],
+    "lr_scheduler#gamma": Setting("factor of the learning rate from epoch to epoch", "number", 0, 1, above=True),
+    "network_def#in_channels": DATA["in_channels"],
+    "network_def#spacing": DATA["spacing"],
+    "network_def#spatial_size": DATA["spatial_size"],
+    "optimizer#lr": TRAINING["learning_rate"],
+    "refinement#amp": TRAINING["amp"],
+    "refinement#atlas_weight": REFINEMENT["refine_weights"].fields["beta"],
+    "refinement#confidence": REFINEMENT["refine_confidence"],
+    "refinement#iterations": REFINEMENT["refine_iterations"],
+    "refinement#mode": REFINEMENT["refine_mode"],
+    "refinement#regularisation": REFINEMENT["refine_weights"].fields["lambda"],
+    "refinement#stiff_fraction": REFINEMENT["refine_stiff"].fields["fraction"],
+    "refinement#stiff_regularisation": REFINEMENT["refine_stiff"].fields["lambda"],
+    "refinement#subject_weight": REFINEMENT["refine_weights"].fields["gamma"],
+    "refinement#trust": REFINEMENT["refine_trust"],
+    "run_folder#overwrite": TRAINING["overwrite"],
+    "run_folder#resume": TRAINING["resume"],
+    "scorer#surface_dice_tolerance": OUTPUT["surface_dice_tolerance"],
+    "train#atlas#amp": TRAINING["amp"],
+    "train#atlas#average": TRAINING["atlas_average"],
+    "train#atlas#rate": TRAINING["atlas_rate"],
+    "train#atlas#shape": TRAINING["atlas_shape"],
+    "train#atlas#sharpening": TRAINING["atlas_sharpening"],
+    "train#atlas_dataloader#batch_size": TRAINING["batch_size"],
+    "train#atlas_inferer#amp": TRAINING["amp"],
+    "train#atlas_inferer#iterations": REFINEMENT["refine_iterations"],
+    "train#atlas_inferer#regularisation": REFINEMENT["refine_weights"].fields["lambda"],
+    "train#dataloader#batch_size": TRAINING["batch_size"],
+    "train#dataloader#num_workers": TRAINING["num_workers"],
+    "train#network#amp": TRAINING["amp"],
+    "train#trainer#max_epochs": TRAINING["max_epochs"],
+    "validate#dataloader#batch_size": TRAINING["batch_size"],
+}
+"""Place within a part of the workflow → what may stand there in place of the setting that usually does."""

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +15,9 @@ from monai.data import Dataset, list_data_collate
 
 from ..errors import InputError, message_of
 
-__all__ = ["CaseDataset", "FailureReport", "collate_cases", "message_of"]
+__all__ = ["CaseDataset", "FailureReport", "collate_cases", "failing_alone"]
+
+logger = logging.getLogger(__name__)
 
 
 class CaseDataset(Dataset):
@@ -33,10 +37,7 @@ class CaseDataset(Dataset):
         try:
             image = self.transform({"image": case["image"]})["image"]
         except Exception as error:  # whatever a reader or transform raises, the other cases go on
-            message = message_of(error)
-            if getattr(self.data, "anonymous", False):
-                message = message.replace(str(case["image"]), case["case"])
-            return {"case": case["case"], "error": message}
+            return {"case": case["case"], "error": _reason(error, self.data, case)}
         return {
             "case": case["case"],
             "source": case["image"],
@@ -52,6 +53,34 @@ def collate_cases(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     prepared = [item for item in items if "error" not in item]
     batch: dict[str, Any] = list_data_collate(prepared) if prepared else {}
     return {**batch, "failures": failures}
+
+
+@contextmanager
+def failing_alone(engine: Engine, *cases: str) -> Iterator[None]:
+    """Make whatever goes wrong in the block a failure of these cases, so that the others go on.
+
+    Args:
+        engine: an `AtlasEvaluator`; a case that has failed already is not noted again.
+        cases: their names.
+    """
+    try:
+        yield
+    except Exception as error:  # a full disk, a shortage of memory, what a library makes of an odd case
+        logger.debug("traceback of what follows", exc_info=True)
+        failed = {case for case, _ in engine.state.failures}
+        data = engine.data_loader.dataset.data
+        engine.state.failures += [
+            (case["case"], _reason(error, data, case)) for case in data if case["case"] in {*cases} - failed
+        ]
+
+
+def _reason(error: BaseException, data: Sequence[Mapping[str, str]], case: Mapping[str, str]) -> str:
+    """Why a case failed; where cases are numbered, its files are not named."""
+    reason = message_of(error)
+    if getattr(data, "anonymous", False):
+        for path in (case["image"], case.get("label", "")):
+            reason = reason.replace(str(path), case["case"]) if path else reason
+    return reason
 
 
 class FailureReport:

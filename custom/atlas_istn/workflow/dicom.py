@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from ..errors import InputError
 from ..io.dicom_seg import segment_specs, write_dicom_seg
 from ..pictures.palette import label_colour
-from .cases import message_of
+from .cases import failing_alone
 from .results import class_indices, native_affine
 
 __all__ = ["DicomSegWriter"]
@@ -70,8 +70,6 @@ class DicomSegWriter:
             if not Path(case.source).is_dir():
                 continue
             path = self.output_dir / case.case / f"{case.case}_seg.dcm"
-            try:
+            with failing_alone(engine, case.case):
                 affine = native_affine(case.segmentation)
                 write_dicom_seg(class_indices(case.segmentation), affine, case.source, path, self.segments)
-            except (InputError, ValueError, RuntimeError) as error:
-                engine.state.failures.append((case.case, message_of(error)))

@@ -12,6 +12,8 @@ from monai.engines.utils import IterationEvents
 from monai.handlers import MeanDice, from_engine
 from monai.utils import CommonKeys as Keys
 
+from ..inferers.result import Result
+from .cases import failing_alone
 from .results import CaseResult, to_dictionary
 
 __all__ = ["AtlasEvaluator", "dice_metrics"]
@@ -36,7 +38,7 @@ class AtlasEvaluator(SupervisedEvaluator):
     ``state.output`` is for MONAI's handlers and transforms: `to_dictionary` of the result, with the label where the
     data has one. Our own handlers read ``state.cases``, a `CaseResult` for each case of the batch. ``state.failures``
     lists the cases of the run that failed, as (case, message): those that the batches bring along under ``"failures"``
-    and those that handlers add.
+    and those that `failing_alone` adds.
 
     Args:
         uncertainty: have the entropy of the labels pass the postprocessing too.
@@ -59,17 +61,27 @@ class AtlasEvaluator(SupervisedEvaluator):
         if Keys.IMAGE not in batchdata:  # no case of this batch could be prepared
             state.batch, state.output = [], []
             return state.output
-        image = batchdata[Keys.IMAGE].to(state.device)
-        engine.network.eval()
-        result = self.inferer.infer(image, engine.network)
-        state.output = to_dictionary(result, image, self.uncertainty)
-        if Keys.LABEL in batchdata:
-            state.output[Keys.LABEL] = batchdata[Keys.LABEL].to(state.device)
-        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)  # decollates and postprocesses
-        if "source" in batchdata:  # a CaseDataset's batch; the validation of a training has no files to write
+        if "source" not in batchdata:  # the validation of a training: no case of it may be missing
+            self._infer(batchdata)
+            return state.output
+        state.output = []
+        with failing_alone(engine, *batchdata["case"]):
+            result = self._infer(batchdata)
             state.cases = [
                 CaseResult.of(batch, output, result.case(index), engine.network.atlas_labels)
                 for index, (batch, output) in enumerate(zip(state.batch, state.output, strict=True))
             ]
         return state.output
+
+    def _infer(self, batchdata: dict[str, Any]) -> Result:
+        """Segment a batch, and leave in the state what the postprocessing makes of it."""
+        state = self.state
+        image = batchdata[Keys.IMAGE].to(state.device)
+        self.network.eval()
+        result = self.inferer.infer(image, self.network)
+        state.output = to_dictionary(result, image, self.uncertainty)
+        if Keys.LABEL in batchdata:
+            state.output[Keys.LABEL] = batchdata[Keys.LABEL].to(state.device)
+        self.fire_event(IterationEvents.FORWARD_COMPLETED)
+        self.fire_event(IterationEvents.MODEL_COMPLETED)  # decollates and postprocesses
+        return result

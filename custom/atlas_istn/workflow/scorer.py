@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 
-from ..errors import InputError
 from ..evaluation.metrics import score_labelmap
 from ..evaluation.scores import Evaluation
 from ..io.files import check_writable
-from .cases import message_of
+from .cases import failing_alone
 from .results import CaseResult
 from .writer import RESULTS
 
@@ -61,10 +60,8 @@ class CaseScorer:
 
     def _score_batch(self, engine: Engine) -> None:
         for case in engine.state.cases:
-            try:
+            with failing_alone(engine, case.case):
                 self._score(case)
-            except (InputError, RuntimeError) as error:
-                engine.state.failures.append((case.case, message_of(error)))
 
     def _score(self, case: CaseResult) -> None:
         label = self.reference({"image": case.source, "label": case.reference})["label"]

@@ -13,7 +13,6 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
-from ..errors import InputError
 from ..io.label_table import LabelValues, written_values
 from ..io.outputs import (
     atlas_grid_affine,
@@ -26,7 +25,7 @@ from ..io.outputs import (
 from ..io.registration import write_registration
 from ..networks import AtlasISTN
 from ..topology import labelmap_topology
-from .cases import message_of
+from .cases import failing_alone
 from .faces import CutFace, cut_faces
 from .quality import QualityCheck
 from .results import CaseResult, class_indices, native_affine
@@ -96,10 +95,8 @@ class CaseWriter:
 
     def _write_batch(self, engine: Engine) -> None:
         for case in engine.state.cases:
-            try:
+            with failing_alone(engine, case.case):
                 self.write(case)
-            except (InputError, ValueError, RuntimeError) as error:
-                engine.state.failures.append((case.case, message_of(error)))
 
     def write(self, case: CaseResult) -> None:
         """Write the files of one case, and remember its row of the summary.
