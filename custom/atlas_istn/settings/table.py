@@ -290,6 +290,8 @@ NESTED: dict[str, Setting] = {
     "ensemble_inferer#members": REFINEMENT["ensemble"],
     "evaluator#uncertainty": OUTPUT["write_uncertainty"],
     "itn_member#in_channels": DATA["in_channels"],
+    "locator#in_channels": DATA["in_channels"],
+    "locator_training#resume": TRAINING["resume"],
     "loss#deformation_weight": TRAINING["loss_weights"].fields["omega"],
     "loss#fade_in_epoch": TRAINING["loss_weights"].fields["fade_in_epoch"],
     "loss#fade_in_width": TRAINING["loss_weights"].fields["fade_in_width"],
