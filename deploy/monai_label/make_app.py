@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,6 +15,17 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 CHANGES = Path(__file__).with_name("train.yaml")
+ANSWERS = Path(__file__).with_name("answers.py")
+JOIN = """
+
+# Added by Atlas-ISTN: clients are told why a study cannot be segmented.
+import sys
+sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+from answers import answering
+
+MyApp.infer = answering(MyApp.infer)
+"""
+"""Behind the code of the app."""
 
 
 def make_app(bundle: Path, app: Path, data_config: str) -> None:
@@ -27,6 +39,10 @@ def make_app(bundle: Path, app: Path, data_config: str) -> None:
     if not app.is_dir():
         download = ["apps", "--download", "--name", app.name, "--output", str(app.parent)]
         subprocess.run([sys.executable, "-m", "monailabel.main", *download], check=True)  # noqa: S603
+    shutil.copy(ANSWERS, app)
+    code = (app / "main.py").read_text(encoding="utf-8")
+    if JOIN not in code:
+        (app / "main.py").write_text(code + JOIN, encoding="utf-8")
     model = app / "model" / bundle.stem
     if model.exists():
         sys.exit(f"{model} exists, and clients may have trained it. Remove it to install the bundle anew.")

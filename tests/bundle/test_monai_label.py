@@ -209,7 +209,7 @@ def test_the_answer_is_that_of_the_bundle_on_the_grid_of_the_study(
 
 @pytest.mark.parametrize(
     "options",
-    [{"refine_iterations": 0}, {"refine_lambda": 30.0}, {"refine_mode": "weights", "refine_iterations": 3}],
+    [{"refine_iterations": "0"}, {"refine_lambda": "30"}, {"refine_mode": "weights", "refine_iterations": 3}],
     ids=lambda options: ",".join(options),
 )
 def test_options_change_the_result(
@@ -237,19 +237,24 @@ def test_requests_in_parallel_get_the_answers_of_single_ones(
 
 
 @pytest.mark.parametrize(
-    ("study", "options"),
+    ("study", "options", "reason"),
     [
-        ("truncated", {}),
-        ("constant", {}),
-        ("missing", {}),
-        (STUDIES[0], {"refine_mode": "other"}),
-        (STUDIES[0], {"refine_iterations": "many"}),
+        ("truncated", {}, "the image cannot be read"),
+        ("constant", {}, "the image is constant"),
+        ("missing", {}, "missing"),
+        (STUDIES[0], {"refine_mode": "other"}, "refine_mode: expected field or weights, found 'other'"),
+        (STUDIES[0], {"refine_iterations": "many"}, "refine_iterations: expected a whole number from 0, found 'many'"),
+        (STUDIES[0], {"refine_lambda": -1}, "refine_lambda: expected a number from 0, found -1"),
     ],
 )
 def test_a_bad_request_fails_alone(
-    server: Server, answers: dict[str, np.ndarray], tmp_path: Path, study: str, options: dict[str, Any]
+    server: Server, answers: dict[str, np.ndarray], tmp_path: Path, study: str, options: dict[str, Any], reason: str
 ) -> None:
-    assert server.infer(study, **options).status_code >= 400
+    answer = server.infer(study, **options)
+    assert answer.status_code >= 400
+    assert reason in answer.json()["detail"]
+    log = (server.weights.parents[3] / "logs" / "app.log").read_text()
+    assert answer.json()["detail"] in log
     name = STUDIES[1]
     if study == "truncated":  # a whole segmentation once, since it takes its time
         np.testing.assert_array_equal(voxels(server.segment(name, tmp_path)), answers[name])
