@@ -158,7 +158,7 @@ def main() -> None:
     config.get_parsed_content("loader")()
 
     def oriented(volume: MetaTensor) -> MetaTensor:
-        return volume if dim == 2 else Orientation(axcodes="RAS", labels=None)(volume)  # type: ignore[return-value]
+        return volume if dim == 2 else Orientation(axcodes="RAS", labels=None)(volume)
 
     def cases(name: str) -> Sequence[Mapping[str, str]]:
         lists = config.get_parsed_content("data_list_file")

@@ -18,7 +18,7 @@ from .unet import EncoderDecoder
 __all__ = ["Location", "Locator"]
 
 _ACROSS = 20  # voxels of the locator along the longest side of the model's grid
-_QUANTILES = (0.01, 0.99)  # of a scan's intensities, which become 0 and 1
+_DARK = 0.01  # share of a scan's voxels below 0
 _LIMITS = (-0.5, 3.0)  # of the scaled intensities
 _FIT_ROUNDS = 8
 _OUTLIER = 0.3  # distance, over the radius of the anatomy, from which on a voxel counts little for the pose
@@ -161,13 +161,15 @@ class Locator(nn.Module):
 
 
 def _scaled(scan: Tensor) -> Tensor:
-    """A scan ``[B, C, *shape]`` with quantiles of each channel at 0 and 1."""
+    """A scan ``[B, C, *shape]`` whose darkest percent ends at 0, and whose bright voxels have a mean of 1.
+
+    Bright is what exceeds the mean of all: so much does not change by how much background the field of view has.
+    """
     voxels = scan.flatten(2)
-    last = voxels.shape[2] - 1
-    low, high = (voxels.kthvalue(1 + round(q * last), dim=2).values for q in _QUANTILES)
-    wide = [*low.shape, *[1] * (scan.ndim - 2)]
-    low, high = low.reshape(wide), high.reshape(wide)
-    return ((scan - low) / (high - low).clamp_min(1e-6)).clamp(*_LIMITS)
+    low = voxels.kthvalue(1 + round(_DARK * (voxels.shape[2] - 1)), dim=2, keepdim=True).values
+    bright = voxels > voxels.mean(dim=2, keepdim=True)
+    high = (voxels * bright).sum(dim=2, keepdim=True) / bright.sum(dim=2, keepdim=True).clamp_min(1)
+    return ((voxels - low) / (high - low).clamp_min(1e-6)).clamp(*_LIMITS).reshape(scan.shape)
 
 
 def _pose(points: Tensor, positions: Tensor, weights: Tensor, outlier: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
