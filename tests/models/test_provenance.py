@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 from atlas_istn.errors import InputError
 from atlas_istn.models.loading import read_state
-from atlas_istn.models.provenance import check_model_file, record_path, save_model
+from atlas_istn.models.provenance import SETTINGS, check_model_file, read_record, record_path, save_model
+from atlas_istn.settings import check_settings, differences
 from support import ROOT
 
 STATE = {"weight": torch.arange(64.0)}
@@ -69,3 +71,13 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 def test_the_shipped_model_has_a_record_that_fits() -> None:
     assert check_model_file(ROOT / "bundle" / "models" / "model.pt")["sha256"]
+
+
+def test_the_shipped_model_has_the_settings_of_the_shipped_configuration() -> None:
+    """A change of these in the configuration needs another model, or its record is to follow."""
+    parser = ConfigParser()
+    parser.read_config(str(ROOT / "bundle" / "configs" / "inference.yaml"))
+    parser.update(check_settings(parser.config))
+    parser["wanted"] = {"_target_": "atlas_istn.settings.model_settings"}
+    record = read_record(ROOT / "bundle" / "models" / "model.pt")
+    assert differences(record[SETTINGS], parser.get_parsed_content("wanted")) == ""
