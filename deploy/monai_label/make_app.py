@@ -34,7 +34,8 @@ def make_app(bundle: Path, app: Path, data_config: str) -> None:
     Args:
         bundle: zip, as `python -m atlas_istn pack` writes it; its name is that of the model.
         app: folder of the app; it must be named monaibundle.
-        data_config: data config that the model was trained with, in the bundle's ``configs``.
+        data_config: data config that the model was trained with, in the bundle's ``configs``; of no effect in a bundle
+            that a training made, whose own configuration says it all.
     """
     if not app.is_dir():
         download = ["apps", "--download", "--name", app.name, "--output", str(app.parent)]
@@ -49,7 +50,8 @@ def make_app(bundle: Path, app: Path, data_config: str) -> None:
     with zipfile.ZipFile(bundle) as archive:
         archive.extractall(model.parent)
     configs = model / "configs"
-    config = training_config([configs / "train.yaml", configs / data_config, CHANGES])
+    own = [configs / data_config] if (configs / "data").is_dir() else []
+    config = training_config([configs / "train.yaml", *own, CHANGES])
     ConfigParser.export_config_file(config, configs / "train.yaml", fmt="yaml", sort_keys=False)
 
 

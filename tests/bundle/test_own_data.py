@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 
 from atlas_istn.data.letter_b import generate_letter_b
 from atlas_istn.errors import InputError, input_error_behind
+from atlas_istn.models.pack import pack_bundle
 from atlas_istn.models.provenance import check_model_file
 from atlas_istn.plan import plan
 from support import ROOT
@@ -89,6 +91,25 @@ def test_other_settings_than_the_model_was_trained_with_are_refused_by_name(
     error = input_error_behind(caught.value)
     assert isinstance(error, InputError)
     assert [line.split(":")[0].strip() for line in str(error).splitlines()[1:-1]] == ["spacing"]
+
+
+def test_packed_it_gives_the_same_elsewhere(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    pack_bundle(str(trained), str(tmp_path / "packed.zip"))
+    with zipfile.ZipFile(tmp_path / "packed.zip") as archive:
+        archive.extractall(tmp_path)
+    unpacked = tmp_path / "packed"
+    texts = "".join(path.read_text() for path in unpacked.rglob("*.yaml"))
+    assert str(trained.parent) not in texts  # nothing of this machine
+    assert not (unpacked / "checkpoints").exists()
+    monkeypatch.chdir(tmp_path)
+    data = {"dataset_dir": trained.parent / "data", "device": "cpu"}
+    for root in (trained, unpacked):
+        output = tmp_path / root.name
+        run(root / "configs" / "inference.yaml", "inference", bundle_root=root, output_dir=output / "out", **data)
+    first, second = (sorted((tmp_path / root.name / "out").glob("*/*_seg.png")) for root in (trained, unpacked))
+    assert len(first) == 2
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
 def test_another_training_goes_on_from_its_own_configuration(

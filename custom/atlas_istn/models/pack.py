@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import tempfile
@@ -18,6 +19,23 @@ __all__ = ["pack_bundle"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.py[cod]", ".*", "experiments", "experiments.md")
+_OF_TRAINING = shutil.ignore_patterns(
+    *(
+        "checkpoints",
+        "tensorboard",
+        "atlas_evolution*",
+        "validation",
+        "results",
+        "plan.json",
+        "plan.png",
+        "dataset.json",
+        "data.yaml",
+    ),
+    *("initial_atlas.pt", "locator.*"),
+)
+"""What a trained bundle holds beside what it needs; some of it names files of the data set."""
+_PATHS = {"bundle_root": ".", "dataset_dir": "data", "output_dir": "output", "data_list_file": "null"}
+"""Ids that are paths of the machine on which a model was trained → what stands for them elsewhere."""
 
 
 def pack_bundle(bundle_dir: str = "bundle", output: str = "hippocampus_atlas_istn.zip") -> None:
@@ -25,7 +43,8 @@ def pack_bundle(bundle_dir: str = "bundle", output: str = "hippocampus_atlas_ist
 
     The zip holds one folder, named as the file. In it the package lies beside ``configs``, since MONAI's runner, MONAI
     Label and MONAI Deploy all look for Python modules in the bundle's root. ``requirements.txt`` there lists what has
-    to be installed. The records of experiments stay behind.
+    to be installed. The records of experiments, and what a training leaves beside its model, stay behind; paths of this
+    machine are taken out of the configurations.
 
     Args:
         bundle_dir: folder with ``configs`` and ``models/model.pt``.
@@ -41,12 +60,21 @@ def pack_bundle(bundle_dir: str = "bundle", output: str = "hippocampus_atlas_ist
     _check(bundle)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / target.stem
-        shutil.copytree(bundle, root, ignore=_LEFT_OUT)
+        shutil.copytree(bundle, root, ignore=lambda path, names: _LEFT_OUT(path, names) | _OF_TRAINING(path, names))
+        for config in (root / "configs").glob("*.yaml"):
+            config.write_text(_portable(config.read_text(encoding="utf-8")), encoding="utf-8")
         shutil.copytree(_PACKAGE, root / _PACKAGE.name, ignore=_LEFT_OUT)
         (root / "requirements.txt").write_text("\n".join(_requirements()) + "\n", encoding="utf-8")
         archive = shutil.make_archive(f"{root}-packed", "zip", folder, root.name)
         write_whole(target, lambda part: shutil.copyfile(archive, part))
     sys.stdout.write(f"{target}: {target.stat().st_size / 1e6:.1f} MB\n")
+
+
+def _portable(text: str) -> str:
+    """A configuration without absolute paths at its top level."""
+    for name, elsewhere in _PATHS.items():
+        text = re.sub(rf"^{name}: ['\"]?/.*$", f"{name}: {elsewhere}", text, flags=re.MULTILINE)
+    return text
 
 
 def _check(bundle: Path) -> None:

@@ -93,7 +93,9 @@ class TrainedBundle:
 
     def _write_configs(self, chosen: Mapping[str, Any]) -> None:
         configs = self.root / "configs"
-        texts = trained_configs(self.parts_dir, self.config, self.root, chosen)
+        texts = dict(trained_configs(self.parts_dir, self.config, self.root, chosen))
+        if self.parts_dir.parent.resolve() == configs.resolve():
+            del texts["train.yaml"]  # with which this very training runs
         for name, text in texts.items():
             write_whole(configs / name, lambda part, text=text: part.write_text(text, encoding="utf-8"))  # type: ignore[misc]
         for source in (*self.parts_dir.glob("*.yaml"), self.parts_dir.parent / "logging.conf"):
