@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from types import TracebackType
 
-__all__ = ["InputError", "explanation_of", "input_error_behind", "message_of", "show_input_errors"]
+__all__ = ["InputError", "explanation_of", "input_error_behind", "lacks_memory", "message_of", "show_input_errors"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,8 @@ def explanation_of(error: BaseException) -> str:
         return str(mistake)
     chain = list(_chain(error))
     for link in chain:
-        text = str(link)
-        if isinstance(link, MemoryError) or type(link).__name__ == "OutOfMemoryError" or _NO_MEMORY in text:
+        if lacks_memory(link):
+            text = str(link)
             return (
                 f"out of memory ({text.splitlines()[0] if text else 'MemoryError'}). Choose a smaller batch_size or "
                 "spatial_size, or another device."
@@ -79,6 +79,11 @@ def explanation_of(error: BaseException) -> str:
             "lists what may be set."
         )
     return ""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Tell whether an exception says that there is not enough memory, of the CPU or a GPU."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY in str(error)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

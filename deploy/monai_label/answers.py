@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
@@ -23,9 +24,12 @@ def answering(infer: Callable[..., Any]) -> Callable[..., Any]:
     """Return the method `infer` of an app, with failures told to the client and written into the log."""
 
     @functools.wraps(infer)
-    def answer(*arguments: Any, **options: Any) -> Any:
+    def answer(app: Any, request: Mapping[str, Any], datastore: Any = None) -> Any:
+        image = request.get("image")
+        if isinstance(image, str) and not Path(image).exists() and not app.datastore().get_image_uri(image):
+            raise HTTPException(status_code=404, detail=f"{image}: there is no such study")
         try:
-            return infer(*arguments, **options)
+            return infer(app, request, datastore)
         except HTTPException:
             raise
         except Exception as error:

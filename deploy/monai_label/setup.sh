@@ -27,8 +27,8 @@ install_monai_label() {
     fi
     # SAM-2 is a requirement of MONAI Label that this app does not use: without its CUDA kernels it needs no compiler.
     SAM2_BUILD_CUDA=0 pip install -c "$versions" --no-build-isolation monailabel==0.8.5
-    # Newer ones do not work with it. dcmqi brings the tool that writes DICOM SEG.
-    pip install 'pydicom<3' 'pynetdicom<3' 'dicomweb-client[gcp]<0.60' dcmqi
+    # Newer ones do not work with it. dcmqi brings the tool that writes DICOM SEG; the bundle needs h5py.
+    pip install 'pydicom<3' 'pynetdicom<3' 'dicomweb-client[gcp]<0.60' dcmqi 'h5py>=3.12'
     fit_torchvision
 }
 

@@ -298,6 +298,25 @@ class TestBadImages:
         error = self.refuse(path, "cannot be read", spatial_dims=2 if name == "a.png" else 3)
         assert error.__cause__ is not None
 
+    def test_a_changed_byte(self, tmp_path):
+        """The voxels unpack, and the checksum lies behind them, where nibabel does not look."""
+        nib.save(
+            nib.Nifti1Image(np.random.default_rng(0).random((8, 8, 8), np.float32), np.eye(4)), tmp_path / "a.nii.gz"
+        )
+        content = bytearray((tmp_path / "a.nii.gz").read_bytes())
+        content[-6] ^= 1  # of the checksum itself
+        (tmp_path / "a.nii.gz").write_bytes(content)
+        self.refuse(tmp_path / "a.nii.gz", "cannot be read .*CRC")
+
+    def test_memory_that_is_short_is_no_fault_of_the_file(self, tmp_path, monkeypatch):
+        def want(*arguments, **options):
+            raise MemoryError("Unable to allocate 3 GiB")
+
+        path = save(tmp_path / "a.nii", NOISE)
+        monkeypatch.setattr(nib, "load", want)
+        with pytest.raises(MemoryError):
+            read_volume(path, 3)
+
     def test_text_named_as_image(self, tmp_path):
         (tmp_path / "a.nii.gz").write_text("hello")
         self.refuse(tmp_path / "a.nii.gz", "cannot be read")

@@ -9,6 +9,7 @@ its own and gets the one that ITK gives it: spacing 1, origin 0, identity direct
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
@@ -26,7 +27,7 @@ from monai.transforms import EnsureChannelFirst, MapTransform
 from monai.utils import SpaceKeys, convert_to_tensor
 from PIL import Image
 
-from ..errors import InputError
+from ..errors import InputError, lacks_memory
 from ..spatial.world import LPS
 from .dicom import read_series, read_voxels
 from .geometry import (
@@ -47,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 _PNG_AFFINE = LPS  # the identity to ITK
 _WHOLE = 1e-3  # how far off a whole number the value of a label may be
+_PIECE = 2**20  # bytes of a compressed file that are read at a time
 _NEEDED = 16  # bytes for each voxel while a NIfTI file is read
 _EXACT = 2**24  # up to which single precision holds all whole numbers
 _SHOWN = 10  # unexpected label values that a message names
@@ -195,6 +197,8 @@ def _read_file(path: Path) -> MetaTensor:
     except InputError:
         raise
     except Exception as error:  # each reader has its own exceptions for damaged files
+        if lacks_memory(error):
+            raise
         # What libraries say of DICOM may hold identifiers.
         reason = type(error).__name__ if path.is_dir() else f"{type(error).__name__}: {error}"
         raise InputError(
@@ -230,8 +234,17 @@ def _nifti(path: Path) -> MetaTensor:
     check_size(image.shape, str(path), _NEEDED)
     geometry = nifti_geometry(header, str(path))
     voxels = np.asanyarray(image.dataobj)
+    if path.name.lower().endswith(".gz"):
+        _check_archive(path)
     voxels = np.moveaxis(voxels, -1, 0) if voxels.ndim > 3 else voxels[None]
     return _volume(voxels, geometry.affine, path, warnings=geometry.warnings)
+
+
+def _check_archive(path: Path) -> None:
+    """Compare a gzip file with its checksum, which lies behind the voxels, where nibabel does not look."""
+    with gzip.open(path) as stream:
+        while stream.read(_PIECE):
+            pass
 
 
 def _volume(

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import ignite.distributed as idist
@@ -21,6 +20,7 @@ from ignite.engine import Engine, Events
 
 from ..errors import InputError
 from ..io.outputs import write_json
+from ..models.loading import read_state
 from ..models.provenance import save_model
 from ..networks import AtlasISTN
 from ..pictures.atlas_repair import draw_repair
@@ -229,13 +229,10 @@ def check_model(model: str | Path, target: Mapping[Any, Any] | None = None, outp
         InputError: the file cannot be read or is no model, the target makes no sense, or a model that reaches it is
             wanted and none was found.
     """
-    try:
-        state = torch.load(model, map_location="cpu", weights_only=True)
-        labels = state["atlas_labels"]
-    except (OSError, EOFError, RuntimeError, UnpicklingError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{model}: expected a model.pt with an atlas ({type(error).__name__}). Train a model."
-        ) from error
+    state = read_state(Path(model))
+    if "atlas_labels" not in state:
+        raise InputError(f"{model}: expected a model.pt with an atlas, found one without. Train a model.")
+    labels = state["atlas_labels"]
     channels = labels[0].numpy()
     check = check_atlas(channels, _declared(_signature(labels[0]), target or {}, labels[0]))
     report = check.report()
