@@ -217,8 +217,14 @@ def test_where_nothing_can_be_written_nothing_is_printed(
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected a model\.pt with an atlas"):
+    with pytest.raises(InputError, match=r"none\.pt: no such checkpoint"):
         check_model(tmp_path / "none.pt")
+    (tmp_path / "text.pt").write_text("text")
+    with pytest.raises(InputError, match=r"text\.pt: not readable as a checkpoint"):
+        check_model(tmp_path / "text.pt")
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"expected a model\.pt with an atlas"):
+        check_model(tmp_path / "other.pt")
     path = save(tmp_path / "model.pt", shell(2))
     with pytest.raises(InputError, match="topology: expected a table"):
         check_model(path, "1")  # type: ignore[arg-type]
