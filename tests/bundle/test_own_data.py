@@ -50,9 +50,13 @@ def test_the_bundle_runs_by_itself(trained: Path, tmp_path: Path, monkeypatch: p
     run(trained / "configs" / "evaluate.yaml", "evaluate", output_dir=tmp_path / "out", device="cpu")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["cases"], summary["failed"]) == (2, 0)
-    report = json.loads(next((tmp_path / "out").glob("*/*.json")).read_text())
+    name = sorted(path.name for path in (tmp_path / "out").iterdir() if (path / f"{path.name}.json").exists())[0]
+    report = json.loads((tmp_path / "out" / name / f"{name}.json").read_text())
     assert len(report["loss_curve"]) <= 8  # the iterations of the training's own configuration
-    segmentation = next((tmp_path / "out").glob("*/*_seg.png"))
+    segmentation = tmp_path / "out" / name / f"{name}_seg.png"
+    pixels = sum(value == 255 for value in Image.open(segmentation).getdata())
+    assert report["volumes"] == {"letter": pixels}  # a picture has no pixel size
+    assert report["volume_unit"] == "pixels"
     assert set(Image.open(segmentation).getdata()) <= {0, 255}
 
 

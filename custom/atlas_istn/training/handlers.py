@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,13 +183,21 @@ class TensorBoardLog:
     Args:
         log_dir: folder of the event files.
         loss: its terms are averaged over the epoch.
-        validator: engine whose metrics are logged when it has run.
+        validator: engine whose metrics are logged when it has run, label by label too.
+        label_names: class index → name, background included.
     """
 
-    def __init__(self, log_dir: str, loss: AtlasISTNLoss, validator: Engine | None = None) -> None:
+    def __init__(
+        self,
+        log_dir: str,
+        loss: AtlasISTNLoss,
+        validator: Engine | None = None,
+        label_names: Mapping[Any, str] | None = None,
+    ) -> None:
         self.log_dir = log_dir
         self.loss = loss
         self.validator = validator
+        self.labels = [name for index, name in (label_names or {}).items() if int(index) > 0]
         self.sums: dict[str, Tensor] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -225,3 +233,21 @@ class TensorBoardLog:
         for name, value in validator.state.metrics.items():
             self.writer.add_scalar(f"validation/{name}", value, trainer.state.epoch)
         logger.info("validation: %s", ", ".join(f"{n} {v:.4f}" for n, v in validator.state.metrics.items()))
+        details = getattr(validator.state, "metric_details", {})
+        columns = {name: torch.as_tensor(found).nanmean(dim=0).tolist() for name, found in details.items()}
+        for name, values in columns.items():
+            for label, value in zip(self.labels, values, strict=False):
+                self.writer.add_scalar(f"validation labels/{label}/{name}", value, trainer.state.epoch)
+        if len(self.labels) > 1:
+            logger.info("validation, label by label:\n%s", _table(self.labels, columns))
+
+
+def _table(labels: Sequence[str], columns: Mapping[str, Sequence[float]]) -> str:
+    """A row for each label, a column for each metric."""
+    width = max(map(len, labels))
+    head = " " * (width + 2) + "".join(f"  {name:>14}" for name in columns)
+    rows = [
+        f"  {label:{width}}" + "".join(f"  {values[number]:14.3f}" for values in columns.values())
+        for number, label in enumerate(labels)
+    ]
+    return "\n".join([head, *rows])

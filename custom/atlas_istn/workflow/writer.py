@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -146,10 +147,20 @@ class CaseWriter:
             cut = ", ".join(f"{face.side} ({face.area:.3g} {_AREA[case.segmentation.ndim]})" for face in faces)
             verdict = self.quality(case.measures, report["folded_fraction"], empty, kept, cut)
             report |= {"quality": verdict.flag, "quality_score": verdict.score, "quality_reasons": verdict.reasons}
+        report["volumes"], report["volume_unit"] = self._volumes(case)
         report["labels"] = {self.label_names[index]: self.label_values[index] for index in labels}
         curve = case.result.course.curve[:, 0].tolist() if case.result.course else []
         report["loss_curve"] = [float(f"{loss:.4g}") for loss in curve]
         return report
+
+    def _volumes(self, case: CaseResult) -> tuple[dict[str, float], str]:
+        """Size of each label of the segmentation, and its unit."""
+        native = case.segmentation
+        dim = native.ndim - 1
+        unit, scale = ("ml", 1e-3) if dim == 3 else ("pixels" if case.from_png else "mm²", 1.0)
+        size = float(np.prod(np.asarray(native.pixdim)[:dim])) * scale
+        counts = np.bincount(class_indices(native).ravel(), minlength=len(self.label_values))
+        return {name: float(f"{counts[i] * size:.6g}") for i, name in self.label_names.items() if i > 0}, unit
 
     def _write_summary(self, engine: Engine) -> None:
         failed = [{"case": case, "error": message} for case, message in engine.state.failures]
@@ -159,6 +170,13 @@ class CaseWriter:
         if unused:
             logger.info("not used: %s", "; ".join(f"{path} ({reason})" for path, reason in unused.items()))
         logger.info("results of %d cases in %s", len(self.summary), self.output_dir)
+        flags = Counter(row["quality"] for row in self.summary if "quality" in row)
+        counts = [f"{flag} {count}" for flag, count in sorted(flags.items())]
+        if flags or failed:
+            logger.info("quality: %s", ", ".join([*counts, f"failed {len(failed)}"]))
+        for row in self.summary:
+            if row.get("quality") in ("review", "fail"):
+                logger.info("  %s: %s, %s", row["case"], row["quality"], row["quality_reasons"])
 
 
 def _course(case: CaseResult) -> dict[str, float]:
@@ -217,7 +235,8 @@ def _warnings(report: Mapping[str, Any]) -> list[str]:
 
 
 def _flat(report: Mapping[str, Any]) -> dict[str, Any]:
-    row = {key: value for key, value in report.items() if not isinstance(value, (dict, list))}
+    row = {key: value for key, value in report.items() if not isinstance(value, (dict, list)) and key != "volume_unit"}
+    row.update({f"{name} {report['volume_unit']}": value for name, value in report["volumes"].items()})
     for name, topology in report["topology"].items():
         row.update({f"{name} {key}": value for key, value in topology.items()})
     lists = {key: "; ".join(report[key]) for key in ("warnings", "quality_reasons") if key in report}
