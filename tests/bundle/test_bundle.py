@@ -209,7 +209,7 @@ def test_quickstart_runs_the_commands_of_the_readme():
     block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
     assert block is not None
     commands = [line for line in shell_commands(block.group(1)).splitlines() if line]
-    assert len(commands) == 4
+    assert len(commands) == 6
     script = shell_commands(shell_commands((ROOT / "quickstart.sh").read_text()))  # twice: values hold variables
     missing = [command for command in commands if command not in script]
     assert missing == []
