@@ -66,7 +66,7 @@ def plan(
     lists: str = "",
     labels: str = "",
     folds: int = 0,
-    hours: str = "0.75",
+    hours: str = "",
     seed: int = 0,
     force: bool = False,
     overwrite: bool = False,
@@ -83,7 +83,8 @@ def plan(
             shared out by patient.
         labels: classes wanted, as in 'left=1,right=21' or 'hippocampus=1+21'; by default all.
         folds: also make so many lists for a cross-validation.
-        hours: that training may take on this machine, with all that belongs to it.
+        hours: that training may take on this machine, with all that belongs to it; by default 0.75, or what ten epochs
+            take.
         seed: of the lists that are made.
         force: train labels that fewer than half of the cases have.
         overwrite: replace a plan that was edited or trained.
@@ -93,7 +94,7 @@ def plan(
         InputError: the data set cannot be used as it is, naming all that is wrong, or something would be lost.
     """
     root = Path(output_dir or Path("output") / Path(dataset_dir).absolute().name)
-    budget = _number("hours", hours)
+    budget = _number("hours", hours) if hours else None
     data = _look(discover(dataset_dir, _words(lists)), labels, folds, seed)
     warnings = [
         *data.found.warnings,
@@ -190,7 +191,7 @@ def _settings(root: Path, data: _Data, number: int) -> dict[str, Any]:
 
 
 def _length(
-    train_config: Path, settings: dict[str, Any], decisions: Sequence[Decision], data: _Data, hours: float
+    train_config: Path, settings: dict[str, Any], decisions: Sequence[Decision], data: _Data, hours: float | None
 ) -> Decision:
     training, validation = (len(data.lists[settings.get(key, name)]) for key, name in _LISTS_OF.items())
     batch = batch_size(data.dim, training)

@@ -22,7 +22,8 @@ __all__ = ["Costs", "decide_length", "measure_costs"]
 
 _STEPS = 4  # that are timed, behind one that is not
 _EPOCHS = (10, 2000)
-_VALIDATIONS = 12
+_HOURS = 0.75  # by default
+_VALIDATIONS = 8
 _BATCH = {2: 10, 3: 2}
 _EVALUATIONS = 2  # of the validation list when training is over
 _ATLAS_ITERATIONS = 0.4  # of the refinement's, in a rebuild of the atlas
@@ -109,18 +110,25 @@ def _timed(work: Callable[[], Any], times: int) -> float:
     return (time.perf_counter() - begin) / times
 
 
-def decide_length(costs: Costs, hours: float, training: int, validation: int, batch: int) -> Decision:
+def decide_length(costs: Costs, hours: float | None, training: int, validation: int, batch: int) -> Decision:
     """Choose the number of epochs that fills the hours, with all that comes before and after them.
+
+    Args:
+        costs: on this machine.
+        hours: stated by the user; without, three quarters of one, or what ten epochs take.
+        training: number of cases.
+        validation: number of cases.
+        batch: cases of a batch.
 
     Raises:
         InputError: the hours are not enough for ten epochs.
     """
-    refinements = validation * _VALIDATIONS / 4 + _EVALUATIONS * validation
+    refinements: float = (_VALIDATIONS + _EVALUATIONS) * validation
     refinements += 2 * (1 + COPIES) * min(validation, MOST_CASES) + 2 * _ATLAS_ITERATIONS * training
     around = refinements * costs.refinement + training * costs.case
     epoch = max(training // batch, 1) * costs.step + training * costs.case
-    epochs = int((3600 * hours - around) / epoch)
     least = (around + _EPOCHS[0] * epoch) / 3600
+    epochs = int((3600 * (max(_HOURS, 1.01 * least) if hours is None else hours) - around) / epoch)
     if epochs < _EPOCHS[0]:
         raise InputError(
             f"--hours {hours:g}: {_EPOCHS[0]} epochs and what comes behind them take {least:.2g} hours here. "

@@ -38,7 +38,7 @@ __all__ = ["Calibration", "Sample", "choose_confidence", "choose_review_z", "cho
 logger = logging.getLogger(__name__)
 
 COPIES = 3  # degraded copies of each case
-MOST_CASES = 24  # of a list, evenly chosen: more would only take longer
+MOST_CASES = 12  # of a list, evenly chosen: more would only take longer
 _STRENGTHS = (2, 3)
 _GAIN = 0.002  # in mean Dice over the degraded copies, from which a setting is worth having
 _HARM = 0.0005  # in mean Dice over the cases as they are, that is taken for it
@@ -122,7 +122,7 @@ def choose_review_z(samples: Sequence[Sample], population: Population) -> float:
 class Calibration:
     """Calibrates a model.
 
-    Costs a preparation and two refinements for each of up to 24 cases and of three copies of each.
+    Costs a preparation and two refinements for each of up to 12 cases and of three copies of each.
 
     Args:
         network: filled with the model when it runs.
