@@ -70,6 +70,16 @@ def test_the_anatomy_is_found_wherever_it_lies_in_a_larger_and_turned_scan(locat
         assert np.linalg.norm(place - truth) < 3
 
 
+def test_the_volume_that_is_seen_does_not_grow_with_the_field_of_view(locator: Locator) -> None:
+    def volume(shape: tuple[int, int]) -> float:
+        scan = picture((18, 18), shape, seed=9)
+        location = locator.locate(Overviewd(["image", "label"], locator.spacing)(scan)["image"])
+        assert location
+        return location.volume
+
+    assert volume((80, 80)) == pytest.approx(volume((36, 36)), rel=0.25)
+
+
 def test_nothing_is_found_where_nothing_is(locator: Locator) -> None:
     with pytest.raises(InputError, match="the anatomy was not found"):
         cut(locator, picture(None, (60, 60), seed=5))

@@ -13,6 +13,7 @@ from typing import Any, cast
 import ignite.distributed as idist
 import torch
 import torch.nn.functional as F
+from monai.losses import DiceCELoss
 from torch import Tensor
 from tqdm import tqdm
 
@@ -35,7 +36,7 @@ _FIELD = (0.7, 1.7)  # extent of the field of view along each axis, over the med
 _TURN = math.radians(25)  # largest component of the rotation vector
 _STRETCH = 0.15  # largest logarithm of the change of size
 _PLACES = (0.6, 0.8)  # of the views: all of the anatomy is in the field; as the scan has it; the rest anywhere
-_LEAST_SHARE = 1e-3  # of the foreground: bounds the weight of its voxels
+_OVERLAP = DiceCELoss(sigmoid=True, batch=True)
 _NEARBY = 0.1  # weight of the positions of the background near the centre, where that of the foreground is 1
 _GAMMA, _NOISE, _SHADE = 0.4, 0.05, 0.3  # logarithm of the exponent, noise and slope over the range of intensities
 
@@ -202,15 +203,16 @@ def _other_contrast(image: Tensor) -> Tensor:
 
 
 def _loss(output: Tensor, foreground: Tensor, positions: Tensor, radius: float) -> Tensor:
-    """Cross-entropy of the foreground, which counts as much as the background, and the error of the positions."""
+    """Overlap and cross-entropy of the foreground, and the error of the positions.
+
+    No weight makes up for how rare the foreground is: the volume that is seen would grow with the field of view.
+    """
     logits, places = output[:, :1], output[:, 1:]
-    share = foreground.mean().clamp_min(_LEAST_SHARE)
-    weight = foreground / share + (1 - foreground) / (1 - share)
-    entropy = F.binary_cross_entropy_with_logits(logits, foreground.clamp(0, 1), 0.5 * weight)
+    overlap = _OVERLAP(logits, foreground.clamp(0, 1))
     error = F.smooth_l1_loss(places / radius, positions / radius, beta=0.1, reduction="none").sum(dim=1, keepdim=True)
     near = foreground + _NEARBY * torch.exp(-0.5 * (positions / radius).square().sum(dim=1, keepdim=True))
     inside = (error * near).sum() / near.sum().clamp_min(1.0)
-    return entropy + inside
+    return overlap + inside
 
 
 def _learn_shape(locator: Locator, scans: Sequence[Overview]) -> None:
