@@ -27,8 +27,10 @@ NOT_HIDDEN = 77
 # Without the module `site` the interpreter reads no .pth file, so an editable installation does not exist for it.
 RUNNER = f"""
 import importlib.util, runpy, sys
+here = sys.path.pop(0)  # which `python -m` would put there
 if importlib.util.find_spec("atlas_istn"):
     sys.exit({NOT_HIDDEN})
+sys.path.insert(0, here)
 runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 """
 
@@ -58,6 +60,24 @@ def unpacked(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "packed"
 
 
+def without_package(folder: Path, *arguments: str, **settings: object) -> None:
+    """`python -m monai.bundle` in a folder, with the requirements and without the package."""
+    options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    libraries = os.pathsep.join(path for path in sys.path if path.endswith(("site-packages", "dist-packages")))
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", RUNNER, *arguments, *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": libraries, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    if run.returncode == NOT_HIDDEN:
+        pytest.skip("atlas_istn is installed as a copy among its requirements; install it with pip install -e")
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
 def test_a_pack_holds_bundle_package_and_requirements(bundle: Path, unpacked: Path) -> None:
     for source, target in ((bundle, unpacked), (ROOT / "custom" / "atlas_istn", unpacked / "atlas_istn")):
         files = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
@@ -83,21 +103,18 @@ def test_a_pack_runs_where_the_package_is_not_installed(unpacked: Path, tmp_path
         "output_dir": "out",
         "refine_iterations": 1,
     }
-    options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    libraries = os.pathsep.join(path for path in sys.path if path.endswith(("site-packages", "dist-packages")))
-    run = subprocess.run(
-        [sys.executable, "-S", "-c", RUNNER, "run", "inference", *options],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": libraries, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    if run.returncode == NOT_HIDDEN:
-        pytest.skip("atlas_istn is installed as a copy among its requirements; install it with pip install -e")
-    assert run.returncode == 0, run.stderr[-3000:]
+    without_package(tmp_path, "run", "inference", **settings)
     assert nib.load(tmp_path / "out" / "case" / "case_seg.nii.gz").shape == SHAPE
+
+
+@pytest.mark.slow
+def test_a_pack_is_verified_and_exported_in_its_folder(unpacked: Path, tmp_path: Path) -> None:
+    """MONAI itself puts the bundle on the path for `run` alone; Python does for the folder that it is started in."""
+    files = {"config_file": "configs/inference.yaml", "meta_file": "configs/metadata.json"}
+    without_package(unpacked, "verify_net_in_out", "network_def", **files)
+    target = {"filepath": tmp_path / "model.ts", "ckpt_file": "models/model.pt"}
+    without_package(unpacked, "ckpt_export", "network_def", **target, **files)
+    assert (tmp_path / "model.ts").stat().st_size > 10000
 
 
 def test_monai_loads_a_pack(bundle: Path, unpacked: Path) -> None:
