@@ -9,10 +9,12 @@ ATLAS_ISTN_DEPLOY_PYTHON names.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,14 @@ RULES = Rules(
     **yaml.safe_load((DEPLOY / "app.yaml").read_text(encoding="utf-8"))["series_rules"],
 )
 STUDY = {"StudyInstanceUID": generate_uid(), "PatientID": "Secret-ID", "FrameOfReferenceUID": generate_uid()}
+SECRETS = dict.fromkeys(  # no ^ in the name: a library warns of that, and quotes it
+    (
+        *("PatientName", "PatientID", "PatientComments", "OtherPatientNames", "PatientAddress", "StudyID"),
+        *("StudyDescription", "AccessionNumber", "OperatorsName", "ReferringPhysicianName", "SeriesDescription"),
+        *("InstitutionName", "StationName", "ProtocolName", "RequestedProcedureID"),
+    ),
+    "Secret",
+)
 
 WriteSeries = Callable[..., np.ndarray]
 
@@ -151,6 +161,26 @@ def test_files_of_old_scanners_and_of_a_mac(tmp_path: Path, write_crop: Callable
     assert len(list(folder.iterdir())) == 30
 
 
+def test_no_value_of_a_patient_is_shown(
+    tmp_path: Path, write_crop: Callable[..., np.ndarray], caplog: pytest.LogCaptureFixture, recwarn: Any
+) -> None:
+    """By the selection, whatever is wrong with a series."""
+    shown = []
+    for number, rule in enumerate(("", *OTHERS)):
+        study = tmp_path / f"Secret{number}"
+        write_crop(study / "a", SeriesNumber=number, **{**SECRETS, **OTHERS.get(rule, {})})
+        write_crop(study / "b", SeriesNumber=9, **{**SECRETS, **OTHERS["modality"]})
+        (study / "Secret.dcm").write_bytes((study / "a" / "4.dcm").read_bytes()[:300])
+        with caplog.at_level(logging.DEBUG):
+            try:
+                shown += select_series(study, tmp_path / f"series{number}", RULES).damaged
+            except InputError as error:
+                shown.append("".join(traceback.format_exception(error)))
+    assert len(shown) > len(OTHERS)
+    text = "".join([caplog.text, *shown, *(str(warning.message) for warning in recwarn)])
+    assert "Secret" not in text.replace(str(tmp_path), "")
+
+
 def test_a_damaged_series_is_not_merely_left_out(tmp_path: Path, write_crop: Callable[..., np.ndarray]) -> None:
     write_crop(tmp_path / "study" / "a", SeriesNumber=1)
     write_crop(tmp_path / "study" / "b", SeriesNumber=2, **OTHERS["regular grid"])
@@ -226,8 +256,8 @@ def test_a_study_becomes_a_segmentation_and_a_page(
     shape = (34, 50, 30)
     pixels = picture(ellipsoids(centred(shape, (1.0,) * 3), shape, (2.0, -1.0, 1.0))).transpose(2, 1, 0) + 100
     study = tmp_path / "Secret^Name"
-    write_crop(study / "crop", pixels=pixels, SeriesNumber=2)
-    write_crop(study / "scout", shape=(3, 50, 34), SeriesNumber=1)
+    write_crop(study / "crop", pixels=pixels, SeriesNumber=2, **SECRETS)
+    write_crop(study / "scout", shape=(3, 50, 34), SeriesNumber=1, **SECRETS)
     done = run_app(study, tmp_path / "out", bundle)
     assert done.returncode == 0, done.stderr
     files = sorted((tmp_path / "out").iterdir())
@@ -268,15 +298,16 @@ def test_a_study_without_a_series_that_suits_is_refused(
 def test_what_can_be_segmented_is_and_the_rest_is_named(
     tmp_path: Path, bundle: Path, write_crop: Callable[..., np.ndarray]
 ) -> None:
-    write_crop(tmp_path / "study" / "good", SeriesNumber=1)
-    write_crop(tmp_path / "study" / "constant", pixels=np.full((30, 50, 34), 7), SeriesNumber=2)
-    write_crop(tmp_path / "study" / "gap", SeriesNumber=3, **OTHERS["regular grid"])
+    write_crop(tmp_path / "study" / "good", SeriesNumber=1, **SECRETS)
+    write_crop(tmp_path / "study" / "constant", pixels=np.full((30, 50, 34), 7), SeriesNumber=2, **SECRETS)
+    write_crop(tmp_path / "study" / "gap", SeriesNumber=3, **{**SECRETS, **OTHERS["regular grid"]})
     done = run_app(tmp_path / "study", tmp_path / "out", bundle)
     assert done.returncode == 1
     assert "series_2: " in done.stderr
     assert "the image is constant" in done.stderr
     assert "series 3 (number 3, MR, 28 images): rule 'regular grid'" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "Secret" not in done.stdout + done.stderr
     files = sorted((tmp_path / "out").iterdir())
     assert [file.name for file in files] == ["series_1_page.dcm", "series_1_seg.dcm"]
 

@@ -8,6 +8,7 @@ run in the order of this file: training comes last, since it changes the model t
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -34,6 +35,7 @@ from support import DATA, ROOT
 LABEL = ROOT / "deploy" / "monai_label"
 ENVIRONMENT = Path(os.environ.get("ATLAS_ISTN_LABEL_ENV", LABEL / ".venv"))
 MODEL = "atlas_istn_hippocampus"
+CANARY = b"Canary"  # in the free text of the studies' headers
 STUDIES = ("hippocampus_234", "hippocampus_280", "hippocampus_378")  # of the test list, with labels
 START = 300  # seconds; on a busy machine the imports alone take a minute
 ANSWER = 300
@@ -144,7 +146,10 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three studies, and two that cannot be segmented."""
     folder = tmp_path_factory.mktemp("studies")
     for name in STUDIES:
-        shutil.copy(DATA / "hippocampus" / "imagesTr" / f"{name}.nii.gz", folder)
+        image = nib.load(DATA / "hippocampus" / "imagesTr" / f"{name}.nii.gz")
+        for field in ("descrip", "db_name", "aux_file", "intent_name"):
+            image.header[field] = CANARY
+        nib.save(image, folder / f"{name}.nii.gz")
     good = folder / f"{STUDIES[0]}.nii.gz"
     (folder / "truncated.nii.gz").write_bytes(good.read_bytes()[:2000])
     image = nib.load(good)
@@ -389,6 +394,15 @@ def test_a_client_trains_the_model_and_the_server_serves_the_new_one(
     # One epoch of two studies at a low learning rate: a wrong atlas or lost weights would leave far less.
     common = ((trained > 0) & (shipped > 0)).sum()
     assert 2 * common / ((trained > 0).sum() + (shipped > 0).sum()) > 0.9
+
+
+def test_no_free_text_of_a_header_is_shown(server: Server, answers: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """By what the server has logged so far, and in an answer."""
+    answer = Path(server.segment(STUDIES[0], tmp_path).get_filename())
+    logs = (server.weights.parents[3] / "logs").iterdir()
+    servers = server.weights.parents[4].glob("server_*.log")
+    for text in (gzip.decompress(answer.read_bytes()), *(path.read_bytes() for path in (*logs, *servers))):
+        assert CANARY not in text
 
 
 def test_memory_stays_bounded(server: Server) -> None:
