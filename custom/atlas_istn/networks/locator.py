@@ -17,7 +17,7 @@ from .unet import EncoderDecoder
 
 __all__ = ["Location", "Locator"]
 
-_ACROSS = 20  # voxels of the locator along the longest side of the model's grid
+_ACROSS = {2: 32, 3: 20}  # voxels of the locator along the longest side of the model's grid
 _DARK = 0.01  # share of a scan's voxels below 0
 _LIMITS = (-0.5, 3.0)  # of the scaled intensities
 _FIT_ROUNDS = 8
@@ -83,7 +83,7 @@ class Locator(nn.Module):
     ) -> None:
         super().__init__()
         extent = [n * s for n, s in zip(spatial_size, spacing, strict=True)]
-        self.spacing = [max(float(s), max(extent) / _ACROSS) for s in spacing]
+        self.spacing = [max(float(s), max(extent) / _ACROSS[spatial_dims]) for s in spacing]
         self.features = EncoderDecoder(spatial_dims, in_channels, channels, norm=("group", {"num_groups": 4}))
         self.head = Convolution(spatial_dims, channels[0], 1 + spatial_dims, kernel_size=1, conv_only=True)
         with torch.no_grad():  # start undecided, at the centre
