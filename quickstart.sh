@@ -18,10 +18,10 @@ bash setup.sh
 source .venv/bin/activate
 
 step "2/6 Data: $data"
-python -m atlas_istn letter_b $data --num_training 300
+python -m atlas_istn letter_b $data --num_training 200 --num_validation 16
 
 step "3/6 Plan: $output"
-[ -f $output/plan.json ] || python -m atlas_istn plan $data --output_dir $output --hours 0.15
+[ -f $output/plan.json ] || python -m atlas_istn plan $data --output_dir $output --hours 0.12
 
 step "4/6 Training: $output"
 if [ "$(cat $output/trained 2>/dev/null)" = "trained $*" ]; then

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -95,6 +97,43 @@ def test_other_settings_than_the_model_was_trained_with_are_refused_by_name(
     error = input_error_behind(caught.value)
     assert isinstance(error, InputError)
     assert [line.split(":")[0].strip() for line in str(error).splitlines()[1:-1]] == ["spacing"]
+
+
+def test_finished_cases_are_left_as_they_are_by_content_and_settings(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    scans = tmp_path / "scans"
+    shutil.copytree(trained.parent / "data" / "imagesTs", scans)
+    names = sorted(path.stem for path in scans.iterdir())
+
+    def infer(output: str, **more: object) -> dict[str, bytes]:
+        settings = {"dataset_dir": scans, "output_dir": tmp_path / output, "device": "cpu", **more}
+        run(trained / "configs" / "inference.yaml", "inference", **settings)
+        return {name: (tmp_path / output / name / f"{name}.json").read_bytes() for name in names}
+
+    def rows(output: str) -> list[dict[str, str]]:
+        with (tmp_path / output / "summary.csv").open(newline="") as stream:
+            return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(stream)]
+
+    first = infer("out")
+    # As if it had been killed behind the first case.
+    shutil.rmtree(tmp_path / "out" / names[1])
+    (tmp_path / "out" / "summary.csv").unlink()
+    second = infer("out", resume=True)
+    assert second[names[0]] == first[names[0]]  # seconds and all
+    infer("whole")
+    assert rows("out") == rows("whole")
+    for name in names:
+        assert (tmp_path / "out" / name / f"{name}_seg.png").read_bytes() == (
+            tmp_path / "whole" / name / f"{name}_seg.png"
+        ).read_bytes()
+    # Another image under the same name, and other settings, are done anew.
+    shutil.copyfile(scans / f"{names[1]}.png", scans / f"{names[0]}.png")
+    third = infer("out", resume=True)
+    assert [third[name] == second[name] for name in names[:2]] == [False, True]
+    fourth = infer("out", resume=True, refine_iterations=3)
+    assert all(fourth[name] != third[name] for name in names)
 
 
 def test_packed_it_gives_the_same_elsewhere(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ TRAINING = {
     "val_interval": _count("epochs between validations", 1),
     "early_stop_patience": _count("validations without improvement after which training ends; 0: never"),
     "locator_iterations": _count("steps of the locator's training", 1),
-    "resume": _truth("go on from the newest checkpoint"),
+    "resume": _truth("go on where an earlier run stopped"),
     "overwrite": _truth("replace the training that is in output_dir"),
 }
 
@@ -185,6 +185,7 @@ PARTS = (
     "evaluator",
     "reference",
     "scorer",
+    "cohort",
     "calibration",
     "trained_bundle",
     "optimizer",
@@ -285,6 +286,8 @@ SETTINGS: dict[str, Setting] = {
 """Id → what it may be."""
 
 NESTED: dict[str, Setting] = {
+    "cohort#cases#anonymous": DATA["anonymous_names"],
+    "cohort#resume": TRAINING["resume"],
     "dataloader#batch_size": TRAINING["batch_size"],
     "dataset#data#anonymous": DATA["anonymous_names"],
     "ensemble_inferer#members": REFINEMENT["ensemble"],

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.handlers import MeanDice, from_engine
@@ -52,7 +53,11 @@ class AtlasEvaluator(SupervisedEvaluator):
     def run(self, global_epoch: int = 1) -> None:
         """Go over the data once."""
         self.state.failures = []
-        super().run(global_epoch)
+        if len(self.data_loader):
+            super().run(global_epoch)
+        else:  # all cases are finished, or fall to other processes: there is still a summary to write
+            self.fire_event(Events.STARTED)
+            self.fire_event(Events.COMPLETED)
 
     def _iteration(self, engine: AtlasEvaluator, batchdata: dict[str, Any]) -> Any:
         state = engine.state

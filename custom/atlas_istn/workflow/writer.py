@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
@@ -27,6 +28,7 @@ from ..io.registration import write_registration
 from ..networks import AtlasISTN
 from ..topology import labelmap_topology
 from .cases import failing_alone
+from .cohort import KEY, Cohort, gathered
 from .faces import CutFace, cut_faces
 from .quality import QualityCheck
 from .results import CaseResult, class_indices, native_affine
@@ -40,6 +42,7 @@ RESULTS = {"itn": "itn", "one_pass": "one_pass", "pred": "refine"}
 
 
 _AREA = {3: "mm", 4: "mm²"}  # unit of a face, by the dimensions of an image with its channels
+_NO_COLUMNS = ("volume_unit", KEY)  # of a report, in the summary
 LARGER = "the image is larger than the model's grid: what lies outside it was not segmented"
 
 
@@ -55,6 +58,7 @@ class CaseWriter:
         results: key of a labelmap → name of the result. The labelmap under ``"pred"`` is written as the segmentation,
             the others by name.
         transforms: write the registration too, in both directions and as its parameters.
+        cohort: the cases of the run, of which others may be finished or fall to other processes.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class CaseWriter:
         quality: QualityCheck | None = None,
         results: Mapping[str, str] = RESULTS,
         transforms: bool = True,
+        cohort: Cohort | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.network = network
@@ -74,6 +79,7 @@ class CaseWriter:
         self.quality = quality
         self.results = results
         self.transforms = transforms
+        self.cohort = cohort
         self.summary: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -120,6 +126,8 @@ class CaseWriter:
             write_transforms(transform, case.grid_affine, lambda direction: folder / f"{name}_{direction}.h5")
             write_registration(transform, case.grid_affine, folder / f"{name}_registration.npz")
         report = self.report(case)
+        if self.cohort:
+            report[KEY] = self.cohort.key(case.source)
         write_json(report, folder / f"{name}.json")
         self.summary.append(_flat(report))
 
@@ -163,6 +171,11 @@ class CaseWriter:
         return {name: float(f"{counts[i] * size:.6g}") for i, name in self.label_names.items() if i > 0}, unit
 
     def _write_summary(self, engine: Engine) -> None:
+        engine.state.failures = gathered(engine.state.failures)
+        if idist.get_rank() > 0:
+            return
+        if self.cohort:
+            self.summary = [_flat(report) for report in self.cohort.reports()]
         failed = [{"case": case, "error": message} for case, message in engine.state.failures]
         unused = getattr(engine.data_loader.dataset.data, "unused", {})
         others = [{"case": path, "not_used": reason} for path, reason in unused.items()]
@@ -235,7 +248,9 @@ def _warnings(report: Mapping[str, Any]) -> list[str]:
 
 
 def _flat(report: Mapping[str, Any]) -> dict[str, Any]:
-    row = {key: value for key, value in report.items() if not isinstance(value, (dict, list)) and key != "volume_unit"}
+    row = {
+        key: value for key, value in report.items() if not isinstance(value, (dict, list)) and key not in _NO_COLUMNS
+    }
     row.update({f"{name} {report['volume_unit']}": value for name, value in report["volumes"].items()})
     for name, topology in report["topology"].items():
         row.update({f"{name} {key}": value for key, value in topology.items()})
