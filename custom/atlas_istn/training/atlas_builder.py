@@ -62,6 +62,7 @@ class AtlasBuilder:
         case: a training case that is the atlas for good, by its name in the batches' ``"case"``; by default there is
             none, and the atlas is built from all.
         sharpening: factor of the Laplacian, 0 to 1; 0 leaves the mean as it is.
+        given: the network has an atlas to begin with, that of the model it is trained on from.
 
     Raises:
         InputError: an unknown ``shape`` or ``average``, or a ``sharpening`` out of range.
@@ -78,6 +79,7 @@ class AtlasBuilder:
         average: str = "mean",
         case: str = "",
         sharpening: float = 0.0,
+        given: bool = False,
     ) -> None:
         _check_choice("atlas_shape", shape, ("paper", "unbiased"))
         _check_choice("atlas_average", average, ("mean", "median"))
@@ -92,6 +94,7 @@ class AtlasBuilder:
         self.average = average
         self.case = case
         self.sharpening = sharpening
+        self.given = given
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer. A resumed run brings its atlas along and is not initialised again."""
@@ -106,7 +109,8 @@ class AtlasBuilder:
         Raises:
             InputError: there is no such case.
         """
-        self._set(self._mean(None))
+        if not self.given:
+            self._set(self._mean(None))
         if self.initial_path and idist.get_rank() == 0:
             atlas = {"image": self.network.atlas_image, "labels": self.network.atlas_labels}
             write_whole(self.initial_path, lambda part: save_tensors(atlas, part))
