@@ -8,4 +8,4 @@ source .venv/bin/activate
 export OMP_NUM_THREADS=1
 ruff check .
 mypy
-pytest -m "not slow" "$@"
+pytest -m "not slow and not readme" "$@"

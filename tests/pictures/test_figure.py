@@ -88,7 +88,12 @@ def test_contours_lie_on_the_borders_of_the_labels(letter_run, drawn):
     panels = drawn[0].axes[5:10]
     assert [panel.get_title() for panel in panels] == ["case", "ITN", "1-pass", "refined", "deformed grid"]
     for panel in panels[1:4]:
-        assert extent(panel.collections[0]) == [9.5, 4.5, 19.5, 24.5]
+        assert extent(panel.collections[0]) == [
+            3.5,
+            4.5,
+            13.5,
+            24.5,
+        ]  # 0.4 of the width is shown beside it
     with Image.open(letter_run / "figure.png") as picture:
         assert picture.size == (1000, 455)  # 10 x (2 rows of 2.1 and a legend) inches at 100 dpi
 
@@ -152,8 +157,8 @@ def test_a_volume_is_shown_in_the_slice_with_most_of_the_label(tmp_path, drawn):
     write_run(tmp_path, labels, flipped, ".nii.gz")
     draw_results(tmp_path / "data", tmp_path / "out", "test", tmp_path / "figure.png", cases=1)
     panel = drawn[0].axes[8]
-    # Of 20 columns in RAS 10 to 15 are labelled, and of 24 rows 6 to 13; right is on the left and anterior on top.
-    assert extent(panel.collections[1]) == [3.5, 9.5, 9.5, 17.5]
+    # In RAS the columns 10 to 15 and the rows 6 to 13 are labelled, with 0.4 of that around them; anterior is on top.
+    assert extent(panel.collections[1]) == [2.5, 3.5, 8.5, 11.5]
     assert panel.get_aspect() == pytest.approx(1.5)
     assert [text.get_text() for text in panel.texts] == list("RLAP")
 

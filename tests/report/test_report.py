@@ -242,6 +242,16 @@ def test_images_are_found_in_whatever_list_has_the_cases(tmp_path: Path) -> None
     write_report(output, dataset, "odd ones")
 
 
+def test_images_are_found_in_the_folders_that_a_plan_takes(tmp_path: Path) -> None:
+    dataset, output = write_run(tmp_path, 2)
+    folders = tmp_path / "own" / "imagesTr", tmp_path / "own" / "labelsTr"
+    for folder, name in zip(folders, ("fine.png", "fine_truth.png"), strict=True):
+        folder.mkdir(parents=True)
+        shutil.copy(dataset / name, folder / "fine.png")
+    write_report(output, tmp_path / "own")
+    assert (output / "report.html").read_text(encoding="utf-8").count('class="c-truth"') == 1
+
+
 def test_a_data_set_without_the_cases_is_refused_and_missing_images_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

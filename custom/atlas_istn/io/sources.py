@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ..errors import InputError
+from .names import IMAGE_SUFFIXES, case_names
 from .results import find_labelled_cases
 
 __all__ = ["find_sources"]
@@ -59,6 +60,17 @@ def _in_list(dataset: Path, name: str, cases: Collection[str]) -> Sources:
     return {case["case"]: case for case in find_labelled_cases(dataset, name) if case["case"] in cases}
 
 
+def _in_folders(dataset: Path, cases: Collection[str]) -> Sources:
+    """Images of folders ``images*`` as `plan` takes them, and the labels of the same names in ``labels*``."""
+    images = sorted(path for path in dataset.glob("images*/*") if path.name.lower().endswith(IMAGE_SUFFIXES))
+    found: Sources = {}
+    for case, image in zip(case_names([str(path) for path in images]), images, strict=True):
+        label = dataset / image.parent.name.replace("images", "labels", 1) / image.name
+        if case in cases:
+            found[case] = {"image": str(image), **({"label": str(label)} if label.is_file() else {})}
+    return found
+
+
 def _search(dataset: Path, cases: Collection[str]) -> dict[str, Sources]:
     """The lists that have cases of the run. A list that cannot be read is of no concern if another one has them."""
     try:
@@ -66,6 +78,8 @@ def _search(dataset: Path, cases: Collection[str]) -> dict[str, Sources]:
         names = [name for name, value in content.items() if isinstance(value, list) and value]
     except (OSError, ValueError, AttributeError):
         names = []  # a folder of images, or a bad file: what is wrong with it is said below
+    if not names and (found := _in_folders(dataset, cases)):
+        return {"images": found}
     lists, refusals = {}, []
     for name in names or [""]:
         try:

@@ -33,7 +33,7 @@ from ..io.results import (
 from ..io.sources import find_sources
 from .palette import TRUTH, check_picture, label_colour
 from .panels import draw_outlines, mark_sides, show_image
-from .planes import Plane, atlas_coordinates, choose_planes, middle_planes
+from .planes import MARGIN, Plane, atlas_coordinates, choose_planes, middle_planes
 
 __all__ = ["draw_results"]
 
@@ -56,7 +56,7 @@ def draw_results(
 
     A row shows the image, the outlines of each result upon it, and the grid of the atlas as the registration deforms
     it; what a run does not have, such as the atlas of a U-net, is left out. Where the data set has a label, its outline
-    is dashed. Of a 3D image the axial slice with the most labelled voxels is shown.
+    is dashed. Of a 3D image the axial slice with the most labelled voxels is shown, the one that `report` shows.
 
     Args:
         dataset_dir: data set that was run.
@@ -139,7 +139,8 @@ def _draw_case(
     maps = [read_oriented(file, dim)[0].numpy().astype(int) for file in files.values()]
     truth = read_oriented(source["label"], dim)[0].numpy().astype(int) if "label" in source else None
     colours = {value: label_colour(number) for number, value in enumerate(report["labels"].values())}
-    plane = choose_planes(maps[-1] if truth is None else truth, image.pixdim.tolist())[0]
+    anything = np.any([labels > 0 for labels in (*maps, *([] if truth is None else [truth]))], axis=0)
+    plane = choose_planes(anything, image.pixdim.tolist(), MARGIN)[0]
     if is_registered(folder):
         _draw_grid(row[1 + len(maps)], plane, image, folder)
     shown = [None, *maps, *([maps[-1]] if is_registered(folder) else [])]

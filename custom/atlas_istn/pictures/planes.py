@@ -18,10 +18,12 @@ import numpy.typing as npt
 
 from ..spatial.world import LPS, homogeneous, transform_points
 
-__all__ = ["Picture", "Plane", "atlas_coordinates", "choose_planes", "middle_planes"]
+__all__ = ["MARGIN", "Picture", "Plane", "atlas_coordinates", "choose_planes", "middle_planes"]
 
 Picture = npt.NDArray[Any]  # [rows, columns], as displayed
 Window = tuple[tuple[int, int], ...]  # of each array axis: the first voxel, and that behind the last one
+
+MARGIN = 0.4  # shown around the labels of a case, of their extent
 
 ANATOMICAL = (("axial", 2, "RLAP"), ("coronal", 1, "RLSI"), ("sagittal", 0, "APSI"))
 """Name of a plane, axis of the volume that it lies across, what lies at its left, right, top and bottom."""

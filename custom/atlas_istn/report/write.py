@@ -38,7 +38,7 @@ from ..io.results import (
 )
 from ..io.sources import find_sources
 from ..pictures.palette import ALERT, RESULT_COLOURS, TRUTH, label_colour
-from ..pictures.planes import Plane, atlas_coordinates, choose_planes
+from ..pictures.planes import MARGIN, Plane, atlas_coordinates, choose_planes
 from ..topology import Topology, labelmap_topology
 from . import drawing
 from .charts import CURVE, BoxPlot, Curve, box_plot, curve
@@ -47,7 +47,6 @@ from .units import Units
 __all__ = ["write_report"]
 
 FLAGS = ("fail", "review", "ok", "unrated")
-MARGIN = 0.4  # shown around the labels, of their extent
 
 
 @dataclass(frozen=True)
