@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from atlas_istn.errors import InputError, input_error_behind
 from atlas_istn.inferers.refine import RefinementInferer
-from atlas_istn.io.cases import find_cases
+from atlas_istn.io.cases import Cases, find_cases
 from atlas_istn.io.loading import LoadCased
 from atlas_istn.models.loading import ModelLoader
 from atlas_istn.networks import AtlasISTN
@@ -228,3 +229,20 @@ def test_a_mistake_is_shown_without_a_traceback_and_a_bug_with_one(raised: str, 
     assert done.returncode == 1
     assert shown in done.stderr
     assert ("Traceback" in done.stderr) == (shown == "Traceback")
+
+
+def test_many_failures_for_one_reason_are_one_line() -> None:
+    many = [(f"c{number}", f"/data/c{number}.png: the image has 2 dimensions. Expected 3.") for number in range(9)]
+    others = [("x", "/data/x.png: damaged."), ("y", "/data/y.png: damaged.")]
+    data = Cases([{"case": case, "image": ""} for case, _ in [*many, *others]])
+    engine = SimpleNamespace(
+        state=SimpleNamespace(failures=[*many, *others]), data_loader=SimpleNamespace(dataset=CaseDataset(data, None))
+    )
+    with pytest.raises(InputError) as caught:
+        FailureReport()(engine)
+    assert str(caught.value).splitlines() == [
+        "11 of 11 cases failed:",
+        "  c0, c1, c2 and 6 more: the image has 2 dimensions. Expected 3.",
+        "  x: /data/x.png: damaged.",
+        "  y: /data/y.png: damaged.",
+    ]

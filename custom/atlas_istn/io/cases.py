@@ -29,6 +29,9 @@ class Cases(list[dict[str, str]]):
         unused: what lies beside the images and is not used, file or folder within the data set → why. Hidden files are
             none of it.
         anonymous: the names are numbers, and no file names are to be shown.
+
+    Attributes:
+        of: how many cases there are, where these are some of them.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Cases(list[dict[str, str]]):
         super().__init__(cases)
         self.unused = dict(unused or {})
         self.anonymous = anonymous
+        self.of = len(self)
 
 
 def find_cases(

@@ -17,6 +17,8 @@ from ..errors import InputError, message_of
 
 __all__ = ["CaseDataset", "FailureReport", "collate_cases", "failing_alone"]
 
+_ALIKE = 3  # failures with one reason, from which more make one line
+
 logger = logging.getLogger(__name__)
 
 
@@ -98,5 +100,22 @@ class FailureReport:
         """
         failures = engine.state.failures
         if failures:
-            lines = "\n".join(f"  {case}: {message}" for case, message in failures)
-            raise InputError(f"{len(failures)} of {len(engine.data_loader.dataset)} cases failed:\n{lines}")
+            dataset = engine.data_loader.dataset
+            number = getattr(dataset.data, "of", len(dataset))
+            raise InputError(f"{len(failures)} of {number} cases failed:\n" + "\n".join(_by_reason(failures)))
+
+
+def _by_reason(failures: Sequence[tuple[str, str]]) -> list[str]:
+    """A line for each failure; one for many with the same reason, as where the model is one for other images."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for case, message in failures:
+        reason = message.partition(": ")[2] or message  # messages begin with the file
+        groups.setdefault(reason, []).append((case, message))
+    lines = []
+    for reason, group in groups.items():
+        if len(group) > _ALIKE:
+            shown = ", ".join(case for case, _ in group[:_ALIKE])
+            lines.append(f"  {shown} and {len(group) - _ALIKE} more: {reason}")
+        else:
+            lines += [f"  {case}: {message}" for case, message in group]
+    return lines

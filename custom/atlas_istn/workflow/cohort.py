@@ -79,7 +79,9 @@ class Cohort:
         if self.resume:
             logger.info("%d of %d cases are finished already", len(self.all) - len(left), len(self.all))
         mine = left[_rank() :: _world()]
-        return Cases(mine, self.all.unused, self.all.anonymous)
+        pending = Cases(mine, self.all.unused, self.all.anonymous)
+        pending.of = len(self.all)
+        return pending
 
     def key(self, source: str) -> str:
         """Return what the result of an image, a file or a folder, is made of."""
