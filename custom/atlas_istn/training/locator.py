@@ -13,7 +13,6 @@ from typing import Any, cast
 import ignite.distributed as idist
 import torch
 import torch.nn.functional as F
-from monai.losses import DiceCELoss
 from torch import Tensor
 from tqdm import tqdm
 
@@ -36,7 +35,7 @@ _FIELD = (0.7, 1.7)  # extent of the field of view along each axis, over the med
 _TURN = math.radians(25)  # largest component of the rotation vector
 _STRETCH = 0.15  # largest logarithm of the change of size
 _PLACES = (0.6, 0.8)  # of the views: all of the anatomy is in the field; as the scan has it; the rest anywhere
-_OVERLAP = DiceCELoss(sigmoid=True, batch=True)
+_LEAST_SHARE = 1e-3  # of the foreground: bounds the weight of its voxels
 _NEARBY = 0.1  # weight of the positions of the background near the centre, where that of the foreground is 1
 _GAMMA, _NOISE, _SHADE = 0.4, 0.05, 0.3  # logarithm of the exponent, noise and slope over the range of intensities
 
@@ -117,6 +116,7 @@ class LocatorTraining:
         """Train on scans, and note what their foreground is like."""
         locator = cast(Locator, self.locator)
         _learn_shape(locator, scans)
+        share = max(float(torch.stack([scan["foreground"].mean() for scan in scans]).mean()), _LEAST_SHARE)
         weights = list(locator.parameters())
         for weight in weights:
             weight.requires_grad_(True)
@@ -130,7 +130,7 @@ class LocatorTraining:
             image, foreground, positions = (
                 torch.stack(part).to(locator.radius.device) for part in zip(*views, strict=True)
             )
-            loss = _loss(locator(image), foreground, positions, float(locator.radius))
+            loss = _loss(locator(image), foreground, positions, float(locator.radius), share)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -202,17 +202,19 @@ def _other_contrast(image: Tensor) -> Tensor:
     return image + torch.randn_like(image) * float(torch.rand(())) * _NOISE
 
 
-def _loss(output: Tensor, foreground: Tensor, positions: Tensor, radius: float) -> Tensor:
-    """Overlap and cross-entropy of the foreground, and the error of the positions.
+def _loss(output: Tensor, foreground: Tensor, positions: Tensor, radius: float, share: float) -> Tensor:
+    """Cross-entropy of foreground and background, and the error of the positions.
 
-    No weight makes up for how rare the foreground is: the volume that is seen would grow with the field of view.
+    Both classes weigh the same, or thin anatomy, of which no voxel is full at this resolution, would never be seen.
+    Their share is that of the scans, not of each view: else the volume that is seen would grow with the field of view.
     """
     logits, places = output[:, :1], output[:, 1:]
-    overlap = _OVERLAP(logits, foreground.clamp(0, 1))
+    weight = 0.5 * (foreground / share + (1 - foreground) / (1 - share))
+    entropy = F.binary_cross_entropy_with_logits(logits, foreground.clamp(0, 1), weight)
     error = F.smooth_l1_loss(places / radius, positions / radius, beta=0.1, reduction="none").sum(dim=1, keepdim=True)
     near = foreground + _NEARBY * torch.exp(-0.5 * (positions / radius).square().sum(dim=1, keepdim=True))
     inside = (error * near).sum() / near.sum().clamp_min(1.0)
-    return overlap + inside
+    return entropy + inside
 
 
 def _learn_shape(locator: Locator, scans: Sequence[Overview]) -> None:
@@ -239,6 +241,11 @@ def _learn_volumes(locator: Locator, scans: Sequence[Overview]) -> None:
     """The volumes that the locator sees in the training scans, and how far off it finds their centres."""
     found = [(scan, locator.locate(scan["image"])) for scan in scans if not scan["centre"].isnan().any()]
     volumes = [location.volume / (1 - location.missing) for _, location in found if location]
+    if not volumes:
+        raise InputError(
+            "the locator finds the anatomy in none of the training scans. Look at the labels, or raise "
+            "locator_iterations."
+        )
     locator.volumes.copy_(torch.tensor([min(volumes), max(volumes)]))
     errors = torch.tensor([float((location.centre - scan["centre"]).norm()) for scan, location in found if location])
     logger.info(
