@@ -61,6 +61,11 @@ def wrong_values(setting: Setting) -> list[Any]:
     return values
 
 
+def defaults() -> list[dict[str, Any]]:
+    """The configurations of training."""
+    return [yaml.safe_load((CONFIGS / name).read_text()) for name in ("train.yaml", "pair/train.yaml")]
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_no_id_of_any_configuration_is_forgotten(file: Path) -> None:
     content = yaml.safe_load(file.read_text())
@@ -77,7 +82,7 @@ def test_values_that_make_no_sense_are_refused_with_name_value_and_what_is_allow
     for value in wrong_values(setting):
         whole = value
         if key:
-            fine = yaml.safe_load((CONFIGS / "train.yaml").read_text())[top]
+            fine = next(found[top] for found in defaults() if top in found)
             whole = {**fine, key: value}
         with pytest.raises(InputError) as caught:
             check_settings({top: whole})

@@ -15,7 +15,7 @@ from ..errors import InputError
 from .dicom_files import IMAGE, why_no_image
 from .names import IMAGE_SUFFIXES, case_names
 
-__all__ = ["Cases", "find_cases"]
+__all__ = ["Cases", "find_cases", "read_data_list", "read_data_lists"]
 
 _SHOWN = 3  # missing files that a message names
 _LONGEST = 64 * 2**20  # bytes of a dataset.json; the largest known data sets need a hundredth
@@ -104,7 +104,7 @@ def _list_file(folder: Path, elsewhere: str | None) -> Path:
 
 def _listed(folder: Path, source: Path, list_name: str, with_labels: bool) -> list[dict[str, str]]:
     """Absolute or relative paths of one list of ``dataset.json``, all of them of files that exist."""
-    items = _read_list(source, list_name)
+    items = read_data_list(source, list_name)
     keys = ("image", "label") if with_labels else ("image",)
     entries = []
     for number, item in enumerate(items, start=1):
@@ -127,6 +127,29 @@ def _listed(folder: Path, source: Path, list_name: str, with_labels: bool) -> li
     return entries
 
 
+def read_data_list(source: Path, list_name: str) -> Sequence[Any]:
+    """Read the entries of one list of a ``dataset.json``.
+
+    Raises:
+        InputError: the file cannot be read, or has no such list, or an empty one.
+    """
+    lists = read_data_lists(source)
+    if not lists.get(list_name):
+        state = "is empty" if list_name in lists else "does not exist"
+        available = ", ".join(f"'{key}' ({len(value)})" for key, value in lists.items()) or "none"
+        raise InputError(f"{source}: the list '{list_name}' {state}. The lists there: {available}. Choose one of them.")
+    return lists[list_name]
+
+
+def read_data_lists(source: Path) -> dict[str, list[Any]]:
+    """Read all lists of a ``dataset.json``.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    return {key: value for key, value in _read_json(source).items() if isinstance(value, list)}
+
+
 def _read_json(source: Path) -> dict[str, Any]:
     """The object in a JSON file; what is no object has nothing."""
     try:
@@ -136,15 +159,6 @@ def _read_json(source: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{source}: not readable as JSON ({error}). Correct the file.") from error
     return content if isinstance(content, dict) else {}
-
-
-def _read_list(source: Path, list_name: str) -> Sequence[Any]:
-    lists = {key: value for key, value in _read_json(source).items() if isinstance(value, list)}
-    if not lists.get(list_name):
-        state = "is empty" if list_name in lists else "does not exist"
-        available = ", ".join(f"'{key}' ({len(value)})" for key, value in lists.items()) or "none"
-        raise InputError(f"{source}: the list '{list_name}' {state}. The lists there: {available}. Choose one of them.")
-    return lists[list_name]
 
 
 def _found(folder: Path) -> tuple[list[Path], dict[str, str]]:

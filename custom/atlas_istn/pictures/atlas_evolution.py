@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..io.files import write_whole
+from ..networks import AtlasISTN
 from .palette import LETTERS, label_colour
 from .planes import Plane, middle_planes
 
-__all__ = ["FOLDER", "atlas_frame", "draw_evolution", "find_frames", "frame_name"]
+__all__ = ["FOLDER", "atlas_frame", "atlas_picture", "draw_evolution", "find_frames", "frame_name"]
 
 FOLDER = "atlas_evolution"
 HEIGHT = 160  # pixels of the lowest plane in a frame
@@ -64,6 +65,11 @@ def atlas_frame(image: Tensor, labels: Tensor, spacing: Sequence[float]) -> Imag
     return frame
 
 
+def atlas_picture(network: AtlasISTN) -> Image.Image:
+    """Draw the atlas of a network."""
+    return atlas_frame(network.atlas_image[0, 0], network.atlas_labels[0], network.spacing)
+
+
 def _picture(plane: Plane, volume: npt.NDArray[np.float64], scale: float) -> Image.Image:
     """Draw a plane of a coloured volume ``[3, *shape]`` in its physical shape, with the sides at its edges."""
     pixels = np.moveaxis(plane.cut(volume), 0, -1)
@@ -86,7 +92,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(findfont("DejaVu Sans"), size)
 
 
-def draw_evolution(output_dir: str | Path, frames: int = 8) -> None:
+def draw_evolution(output_dir: str | Path, frames: int = 8, name: str = FOLDER) -> None:
     """Join the pictures that training made of the atlas: ``atlas_evolution.gif`` and ``atlas_evolution.png``.
 
     Training does this when it ends; the command serves a run that still goes on or was stopped.
@@ -94,15 +100,16 @@ def draw_evolution(output_dir: str | Path, frames: int = 8) -> None:
     Args:
         output_dir: folder of a training run.
         frames: number of pictures in ``atlas_evolution.png``, evenly spread over the epochs.
+        name: of the folder of the pictures; ``itn_evolution`` of a pairwise ISTN.
 
     Raises:
         InputError: the folder holds no such pictures, one cannot be read, or ``frames`` is no positive number.
     """
     folder = Path(output_dir)
-    paths = find_frames(folder / FOLDER)
+    paths = find_frames(folder / name)
     if not paths:
         raise InputError(
-            f"{folder / FOLDER}: no pictures of the atlas. Expected those that training writes after each epoch. Give "
+            f"{folder / name}: no pictures of the atlas. Expected those that training writes after each epoch. Give "
             "the output_dir of a training run."
         )
     if not isinstance(frames, int) or frames < 1:
@@ -110,10 +117,10 @@ def draw_evolution(output_dir: str | Path, frames: int = 8) -> None:
     titled = [_titled(path) for path in paths]
     sizes = {picture.size for picture in titled}
     if len(sizes) > 1:
-        raise InputError(f"{folder / FOLDER}: the pictures have different sizes. Remove those of an older run.")
+        raise InputError(f"{folder / name}: the pictures have different sizes. Remove those of an older run.")
     seconds = [min(SECONDS / len(titled), 0.5)] * (len(titled) - 1) + [LAST_PAUSE]
     write_whole(
-        folder / "atlas_evolution.gif",
+        folder / f"{name}.gif",
         lambda part: titled[0].save(
             part, save_all=True, append_images=titled[1:], duration=[round(1000 * s) for s in seconds], loop=0
         ),
@@ -125,7 +132,7 @@ def draw_evolution(output_dir: str | Path, frames: int = 8) -> None:
     sheet = Image.new("RGB", (columns * width, -(-len(chosen) // columns) * height), "white")
     for index, picture in enumerate(chosen):
         sheet.paste(picture, (index % columns * width, index // columns * height))
-    write_whole(folder / "atlas_evolution.png", sheet.save)
+    write_whole(folder / f"{name}.png", sheet.save)
 
 
 def _titled(path: Path) -> Image.Image:

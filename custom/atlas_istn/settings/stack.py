@@ -9,23 +9,40 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
 from ..io.files import write_whole
 
-__all__ = ["GENERATED", "SHARED", "blocks", "generate", "stack", "write_generated"]
+__all__ = ["ATLAS", "FAMILIES", "PAIR", "Family", "blocks", "generate", "stack", "write_generated"]
 
-GENERATED: dict[str, tuple[Sequence[str], str]] = {
-    "train.yaml": (("model", "refinement", "training"), ""),
-    "inference.yaml": (("model", "refinement", "inference"), "data/hippocampus.yaml"),
-    "evaluate.yaml": (("model", "refinement", "inference", "evaluate"), "data/hippocampus.yaml"),
-    "calibrate.yaml": (("model", "refinement", "inference", "evaluate", "calibrate"), "data/hippocampus.yaml"),
-}
-"""File → the parts that it is made of, and the data config whose values replace those that are shared."""
 
-SHARED = ("model", "refinement")
-"""The parts that all files have: what a data config may change for all of them."""
+@dataclass(frozen=True)
+class Family:
+    """The generated configurations of one method, in a folder with its ``parts``.
+
+    Attributes:
+        files: name → the parts that it is made of, and the data config whose values replace those that are shared.
+        shared: the parts that all files have: what a data config may change for all of them.
+    """
+
+    files: Mapping[str, tuple[Sequence[str], str]]
+    shared: Sequence[str]
+
+
+ATLAS = Family(
+    {
+        "train.yaml": (("model", "refinement", "training"), ""),
+        "inference.yaml": (("model", "refinement", "inference"), "data/hippocampus.yaml"),
+        "evaluate.yaml": (("model", "refinement", "inference", "evaluate"), "data/hippocampus.yaml"),
+        "calibrate.yaml": (("model", "refinement", "inference", "evaluate", "calibrate"), "data/hippocampus.yaml"),
+    },
+    ("model", "refinement"),
+)
+PAIR = Family({"train.yaml": (("model", "training"), "")}, ("model",))
+FAMILIES = {"": ATLAS, "pair": PAIR}
+"""Folder in ``configs`` → what is generated there."""
 
 _KEY = re.compile(r"([^\s#'\"-][^:]*):")
 
@@ -39,13 +56,20 @@ def generate(configs: str | Path) -> dict[str, str]:
     Returns:
         Name of each file → what it has to hold.
     """
-    folder = Path(configs)
+    return {
+        str(Path(place) / name): text
+        for place, family in FAMILIES.items()
+        for name, text in _generate(Path(configs) / place, family).items()
+    }
+
+
+def _generate(folder: Path, family: Family) -> dict[str, str]:
     return {
         name: f"# Made of {', '.join(f'parts/{part}.yaml' for part in parts)}"
         + (f" and {data}" if data else "")
         + ": change those, and make it anew by `python -m atlas_istn configs`.\n"
-        + stack([folder / "parts" / f"{part}.yaml" for part in parts], _shared(folder, data) if data else {})
-        for name, (parts, data) in GENERATED.items()
+        + stack([folder / "parts" / f"{part}.yaml" for part in parts], _shared(folder, data, family) if data else {})
+        for name, (parts, data) in family.files.items()
     }
 
 
@@ -62,9 +86,10 @@ def write_generated(bundle_dir: str = "bundle") -> str:
         InputError: a part is missing or is no configuration.
     """
     configs = Path(bundle_dir) / "configs"
-    for name, text in generate(configs).items():
+    texts = generate(configs)
+    for name, text in texts.items():
         write_whole(configs / name, lambda part, text=text: part.write_text(text, encoding="utf-8"))  # type: ignore[misc]
-    return "\n".join(str(configs / name) for name in GENERATED)
+    return "\n".join(str(configs / name) for name in texts)
 
 
 def stack(parts: Sequence[Path], values: Mapping[str, str]) -> str:
@@ -86,9 +111,9 @@ def stack(parts: Sequence[Path], values: Mapping[str, str]) -> str:
     return "".join((joined | dict(values)).values()).rstrip() + "\n"
 
 
-def _shared(configs: Path, data: str) -> dict[str, str]:
+def _shared(configs: Path, data: str, family: Family) -> dict[str, str]:
     """The blocks of a data config that the shared parts have too."""
-    shared = {key for part in SHARED for key in blocks(configs / "parts" / f"{part}.yaml")}
+    shared = {key for part in family.shared for key in blocks(configs / "parts" / f"{part}.yaml")}
     return {key: text for key, text in blocks(configs / data).items() if key in shared}
 
 

@@ -85,6 +85,34 @@ MODEL = {
     "quality_path": _text("statistics of good cases, as calibrate writes them"),
 }
 
+PAIRS = {
+    "structures": _text("what the structures of interest are", "labels", "maps", "landmarks", "none"),
+    "structures_dir": _text("folder of the data set with structures under the names of the images"),
+    "landmarks_dir": _text("folder of the data set with points under the names of the images"),
+    "merge_structures": _truth("one map of all structures, in place of one for each"),
+    "other_labels": _text("values of labels that label_values lacks", "refuse", "background"),
+    "structure_unit": _positive("value of a map that means 1"),
+    "structure_width": _positive("standard deviation of the Gaussians of landmarks", "mm"),
+    "structure_distance": _from_zero("from the border to the ends of a distance map; 0: none", "mm"),
+    "structure_channels": _count("maps of the structures of interest", 1),
+    "pair_start": _text("where pairs begin: centres of the grids, or as headers place them", "grids", "world"),
+    "random_pairs": _count("pairs drawn from a list of images; 0: the list has pairs"),
+    "intensity_percentiles": Setting("percentiles of an image that become 0 and 1", "numbers", 0, 100, length=2),
+    "pair_loss_weights": Setting(
+        "weights of the objective of a pairwise ISTN",
+        "table",
+        fields={
+            "images": _from_zero("of the two representations"),
+            "structures": _from_zero("of the structures"),
+            "explicit": _from_zero("of representations and structures, before they are moved"),
+            "implicit": _from_zero("of representations and structures, one of them moved"),
+            "lambda": _from_zero("λ of the regulariser"),
+        },
+    ),
+    "refine_pairs": _text("what is refined of a pair", "parameters", "weights"),
+    "refine_tolerance": _share("improvement in 10 iterations below which a pair has settled"),
+}
+
 TRAINING = {
     "max_epochs": _count("epochs", 1),
     "batch_size": _count("cases of a batch, in each process", 1),
@@ -175,6 +203,9 @@ PARTS = (
     "dataset",
     "dataloader",
     "displayable_configs",
+    "structure_keys",
+    "structure_names",
+    "join_pairs",
     "refinement",
     "inferer",
     "ensemble_inferer",
@@ -216,7 +247,7 @@ PARTS = (
 )
 """Ids that hold parts of the workflow."""
 
-ARCHITECTURE = ("network_def", "itn", "itn_member", "stn", "locator")
+ARCHITECTURE = ("network_def", "itn", "itn_member", "stn", "locator", "transformation")
 """Parts that a network is made of."""
 
 OF_MODEL = (
@@ -227,6 +258,8 @@ OF_MODEL = (
     "label_values",
     "intensity_window",
     "intensity_limits",
+    "intensity_percentiles",
+    "pair_start",
 )
 """What a model was trained with, and cannot be used without, together with all that these refer to."""
 
@@ -243,6 +276,9 @@ OF_REFINEMENT = (
 
 LEARNING = (
     *ARCHITECTURE,
+    "structure_reader",
+    "pair_similarity",
+    "pair_regulariser",
     "preprocessing",
     "optimizer",
     "lr_scheduler",
@@ -279,6 +315,7 @@ FREE_ON_RESUME = (
 SETTINGS: dict[str, Setting] = {
     **DATA,
     **MODEL,
+    **PAIRS,
     **TRAINING,
     **REFINEMENT,
     **OUTPUT,

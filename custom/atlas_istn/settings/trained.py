@@ -15,7 +15,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 from .check import check_settings, references
-from .stack import GENERATED, SHARED, blocks, stack
+from .stack import ATLAS, Family, blocks, stack
 
 __all__ = ["trained_configs"]
 
@@ -32,7 +32,11 @@ _END = "...\n"  # of a document that is a mere scalar
 
 
 def trained_configs(
-    parts_dir: Path, config: Mapping[str, Any], bundle_root: Path, chosen: Mapping[str, Any]
+    parts_dir: Path,
+    config: Mapping[str, Any],
+    bundle_root: Path,
+    chosen: Mapping[str, Any],
+    family: Family = ATLAS,
 ) -> dict[str, str]:
     """Make the configurations of the bundle of a trained model. Each is complete, and runs alone.
 
@@ -41,6 +45,7 @@ def trained_configs(
         config: of the training, as its parser holds it.
         bundle_root: folder of the new bundle.
         chosen: settings that were calibrated when training was over; not for another training.
+        family: the files to make.
 
     Returns:
         Name of each file → its text.
@@ -48,8 +53,8 @@ def trained_configs(
     Raises:
         InputError: a part is missing.
     """
-    files = {name: [parts_dir / f"{part}.yaml" for part in parts] for name, (parts, _) in GENERATED.items()}
-    shared = {name for part in SHARED for name in blocks(parts_dir / f"{part}.yaml")}
+    files = {name: [parts_dir / f"{part}.yaml" for part in parts] for name, (parts, _) in family.files.items()}
+    shared = {name for part in family.shared for name in blocks(parts_dir / f"{part}.yaml")}
     changed = _changed(files[_TRAINING], config)
     values = {name: changed[name] for name in changed if name in {*shared, *_OF_DATA, *_OF_WORKFLOW}}
     values |= chosen

@@ -22,8 +22,8 @@ from ..errors import InputError
 from ..io.geometry import name_of
 from ..io.loading import read_volume
 from ..io.outputs import write_image, write_labelmap
+from ..io.points import POINT_SUFFIXES, read_points
 from ..spatial.world import flip_points, homogeneous, transform_points
-from .points import POINT_SUFFIXES, read_points
 from .run import ATLAS, Run, counted
 from .surfaces import MESH_SUFFIXES, read_surface, write_surface
 

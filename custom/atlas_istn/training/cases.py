@@ -15,11 +15,12 @@ from monai.transforms import Compose
 
 from ..errors import InputError, message_of
 
-__all__ = ["TrainingCases", "check_cases"]
+__all__ = ["TrainingCases", "check_cases", "check_pairs"]
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 3  # cases that a warning names
+_BORDER = 0.5  # value of a map of a structure at its border
 
 
 class TrainingCases(CacheDataset):
@@ -69,14 +70,47 @@ def check_cases(training: TrainingCases, validation: TrainingCases, label_names:
         InputError: naming every case that cannot be read or has nothing but background, and every class that no
             training label has.
     """
-    failures = [*sorted(training.failures.items()), *sorted(validation.failures.items())]
-    problems = [f"{case}: {reason}" for case, reason in failures]
+    problems = _unusable(training, validation)
     if not problems:
         problems = _missing_labels(training, validation, {int(index): name for index, name in label_names.items()})
+    _refuse(problems)
+    _warn_of_repeats(training.data, validation.data)
+
+
+def check_pairs(training: TrainingCases, validation: TrainingCases) -> None:
+    """Refuse pairs that cannot be used.
+
+    Args:
+        training: pairs with ``{"label": [2 K, *shape]}``, where they have structures of interest.
+        validation: the same for the choice of the model.
+
+    Raises:
+        InputError: naming every pair that cannot be read, or an image of which shows nothing of any structure.
+    """
+    problems = _unusable(training, validation)
+    for cases in (training, validation) if not problems else ():
+        for number, case in enumerate(cases.data):
+            label = cases[number].get("label")
+            for side, maps in zip(
+                ("moving", "fixed"), () if label is None else torch.as_tensor(label).chunk(2), strict=False
+            ):
+                if not bool((maps > _BORDER).any()):
+                    problems.append(
+                        f"{case['case']}: the {side} image shows no structure of interest on the model's grid. "
+                        "Expected some. Correct the structure, or leave the pair out."
+                    )
+    _refuse(problems)
+
+
+def _unusable(training: TrainingCases, validation: TrainingCases) -> list[str]:
+    failures = [*sorted(training.failures.items()), *sorted(validation.failures.items())]
+    return [f"{case}: {reason}" for case, reason in failures]
+
+
+def _refuse(problems: Sequence[str]) -> None:
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise InputError(f"the cases to train on cannot be used as they are:\n{lines}")
-    _warn_of_repeats(training.data, validation.data)
 
 
 def _missing_labels(training: TrainingCases, validation: TrainingCases, names: Mapping[int, str]) -> list[str]:

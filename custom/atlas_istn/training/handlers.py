@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,17 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import Dataset
 from monai.transforms import Randomizable
-from torch import Tensor
+from PIL.Image import Image
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from ..errors import InputError
 from ..models.provenance import SETTINGS, save_model
 from ..networks import AtlasISTN
-from ..pictures.atlas_evolution import atlas_frame
 from .losses import AtlasISTNLoss
+from .pair_loss import PairLoss
 
-__all__ = ["BestModel", "EarlyStop", "EpochSchedule", "FiniteWeights", "TensorBoardLog"]
+__all__ = ["BestModel", "EarlyStop", "EpochSchedule", "EpochSeed", "FiniteWeights", "TensorBoardLog"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class FiniteWeights:
         network: the network.
     """
 
-    def __init__(self, network: AtlasISTN) -> None:
+    def __init__(self, network: nn.Module) -> None:
         self.network = network
 
     def attach(self, engine: Engine) -> None:
@@ -84,11 +85,39 @@ class EarlyStop:
             engine.terminate()
 
 
-class EpochSchedule:
-    """Sets what depends on the epoch alone: ω, the affine head, and the random state.
+class EpochSeed:
+    """Sets the random state of each epoch, and the epoch of the loss.
 
     Seeding every epoch from ``seed + epoch`` makes a resumed run draw the same augmentations and batches as an
     uninterrupted one, without random states in the checkpoint.
+
+    Args:
+        loss: its `epoch` is set.
+        dataset: training set whose random transforms are seeded; each rank draws its own.
+        seed: base seed.
+    """
+
+    def __init__(self, loss: AtlasISTNLoss | PairLoss, dataset: Dataset, seed: int = 0) -> None:
+        self.loss = loss
+        self.dataset = dataset
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Prepare the epoch that begins (the engine counts from 1)."""
+        epoch = engine.state.epoch - 1
+        self.loss.epoch = epoch
+        torch.manual_seed(self.seed + epoch)
+        if isinstance(self.dataset.transform, Randomizable):
+            own_seed = (self.seed + epoch) * idist.get_world_size() + idist.get_rank()
+            self.dataset.transform.set_random_state(seed=own_seed)
+
+
+class EpochSchedule(EpochSeed):
+    """Sets what depends on the epoch alone: ω, the affine head, and the random state, as `EpochSeed`.
 
     Args:
         network: its affine head takes part from `affine_start_epoch` on.
@@ -101,25 +130,14 @@ class EpochSchedule:
     def __init__(
         self, network: AtlasISTN, loss: AtlasISTNLoss, dataset: Dataset, affine_start_epoch: int = 0, seed: int = 0
     ) -> None:
+        super().__init__(loss, dataset, seed)
         self.network = network
-        self.loss = loss
-        self.dataset = dataset
         self.affine_start_epoch = affine_start_epoch
-        self.seed = seed
-
-    def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
         """Prepare the epoch that begins (the engine counts from 1)."""
-        epoch = engine.state.epoch - 1
-        self.loss.epoch = epoch
-        self.network.affine_gate.fill_(float(0 <= self.affine_start_epoch <= epoch))
-        torch.manual_seed(self.seed + epoch)
-        if isinstance(self.dataset.transform, Randomizable):
-            own_seed = (self.seed + epoch) * idist.get_world_size() + idist.get_rank()
-            self.dataset.transform.set_random_state(seed=own_seed)
+        super().__call__(engine)
+        self.network.affine_gate.fill_(float(0 <= self.affine_start_epoch < engine.state.epoch))
 
 
 class BestModel:
@@ -137,7 +155,7 @@ class BestModel:
         weights: the best so far, on the CPU; empty before the first validation.
     """
 
-    def __init__(self, network: AtlasISTN, path: str, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, network: nn.Module, path: str, settings: Mapping[str, Any] | None = None) -> None:
         self.network = network
         self.path = Path(path)
         self.record = {} if settings is None else {SETTINGS: dict(settings)}
@@ -178,22 +196,25 @@ class BestModel:
 
 
 class TensorBoardLog:
-    """Writes losses, schedules and pictures of the atlas after every epoch, and the validation's metrics.
+    """Writes losses, schedules and a picture of what is learned after every epoch, and the validation's metrics.
 
     Args:
         log_dir: folder of the event files.
         loss: its terms are averaged over the epoch.
         validator: engine whose metrics are logged when it has run, label by label too.
         label_names: class index → name, background included.
+        pictures: name → what draws the picture.
     """
 
     def __init__(
         self,
         log_dir: str,
-        loss: AtlasISTNLoss,
+        loss: AtlasISTNLoss | PairLoss,
         validator: Engine | None = None,
         label_names: Mapping[Any, str] | None = None,
+        pictures: Mapping[str, Callable[[], Image]] | None = None,
     ) -> None:
+        self.pictures = dict(pictures or {})
         self.log_dir = log_dir
         self.loss = loss
         self.validator = validator
@@ -221,13 +242,12 @@ class TensorBoardLog:
         self.sums = {}
         for name, mean in means.items():
             self.writer.add_scalar(f"loss/{name}", mean, epoch)
-        self.writer.add_scalar("schedule/omega", self.loss.omega, epoch)
+        for name, value in self.loss.schedules.items():
+            self.writer.add_scalar(f"schedule/{name}", value, epoch)
         self.writer.add_scalar("schedule/learning_rate", engine.optimizer.param_groups[0]["lr"], epoch)
         logger.info("epoch %d: %s", epoch, ", ".join(f"{name} {mean:.5f}" for name, mean in means.items()))
-        network = self.loss.network
-        if network.stn is not None:
-            frame = atlas_frame(network.atlas_image[0, 0], network.atlas_labels[0], network.spacing)
-            self.writer.add_image("atlas", np.asarray(frame), epoch, dataformats="HWC")
+        for name, draw in self.pictures.items():
+            self.writer.add_image(name, np.asarray(draw()), epoch, dataformats="HWC")
 
     def _write_metrics(self, validator: Engine, trainer: Engine) -> None:
         for name, value in validator.state.metrics.items():

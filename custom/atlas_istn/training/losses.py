@@ -16,7 +16,7 @@ from ..networks import AtlasISTN
 from ..registration.objective import Objective, Pair
 from ..registration.similarity import squared_error
 
-__all__ = ["AtlasISTNLoss", "dice_cross_entropy"]
+__all__ = ["AtlasISTNLoss", "check_finite", "dice_cross_entropy"]
 
 
 def dice_cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
@@ -74,6 +74,11 @@ class AtlasISTNLoss(nn.Module):
             return self.deformation_weight
         return self.deformation_weight / (1.0 + math.exp(-(self.epoch - self.fade_in_epoch) / self.fade_in_width))
 
+    @property
+    def schedules(self) -> dict[str, float]:
+        """What of the objective changes from epoch to epoch."""
+        return {"omega": self.omega}
+
     def forward(self, output: dict[str, Tensor], labels: Tensor) -> Tensor:
         """Loss of a batch.
 
@@ -84,7 +89,7 @@ class AtlasISTNLoss(nn.Module):
         Raises:
             InputError: an output or a term is not finite.
         """
-        self._check_finite(output)  # before they are warped with: in places that are no numbers
+        check_finite(output, self.epoch)  # before they are warped with: in places that are no numbers
         terms: dict[str, Tensor] = {}
         if "velocity" in output:
             transform = self.network.transform(output["velocity"], output["parameters"])
@@ -94,7 +99,7 @@ class AtlasISTNLoss(nn.Module):
         if "prediction" in output:
             terms["segmentation"] = self.segmentation_loss(output["prediction"], labels)
         self.terms = {name: value.detach().mean() for name, value in terms.items()}
-        self._check_finite(self.terms)
+        check_finite(self.terms, self.epoch)
         weights = {
             "segmentation": self.segmentation_weight,
             "a2s": self.omega,
@@ -103,12 +108,22 @@ class AtlasISTNLoss(nn.Module):
         }
         return torch.stack([weights[name] * value for name, value in terms.items()]).sum(dim=0).mean()
 
-    def _check_finite(self, values: Mapping[str, Tensor]) -> None:
-        finite = torch.stack([value.detach().isfinite().all() for value in values.values()]).tolist()
-        names = [name for name, fine in zip(values, finite, strict=True) if not fine]
-        if names:
-            raise InputError(
-                f"epoch {self.epoch + 1}: {' and '.join(names)} of the training "
-                f"{'is' if len(names) == 1 else 'are'} not finite: the training has diverged. The checkpoint of the "
-                "last epoch is kept. Choose a lower learning_rate, and look at loss_weights and the images."
-            )
+
+def check_finite(values: Mapping[str, Tensor], epoch: int) -> None:
+    """Refuse outputs or terms of a loss that are not finite.
+
+    Args:
+        values: name → tensor.
+        epoch: from 0, for the message.
+
+    Raises:
+        InputError: some are not.
+    """
+    finite = torch.stack([value.detach().isfinite().all() for value in values.values()]).tolist()
+    names = [name for name, fine in zip(values, finite, strict=True) if not fine]
+    if names:
+        raise InputError(
+            f"epoch {epoch + 1}: {' and '.join(names)} of the training "
+            f"{'is' if len(names) == 1 else 'are'} not finite: the training has diverged. The checkpoint of the "
+            "last epoch is kept. Choose a lower learning_rate, and look at loss_weights and the images."
+        )

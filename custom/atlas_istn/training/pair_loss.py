@@ -16,6 +16,7 @@ from ..networks.pair import split_pair
 from ..registration.objective import Objective, Pair, Regulariser, Similarity
 from ..registration.regularisers import mean_squared_gradient
 from ..registration.similarity import squared_error
+from .losses import check_finite
 
 __all__ = ["PairLoss"]
 
@@ -42,6 +43,7 @@ class PairLoss(nn.Module):
         regulariser: penalty of the displacement on its own grid.
 
     Attributes:
+        epoch: current epoch from 0, set by the trainer's schedule; for messages.
         terms: the terms of the last call, averaged over the batch, detached; for logging.
 
     Raises:
@@ -65,6 +67,7 @@ class PairLoss(nn.Module):
         self.network = network
         self.similarity = similarity
         self.regulariser = regulariser
+        self.epoch = 0
         self.terms: dict[str, Tensor] = {}
 
     @property
@@ -81,9 +84,11 @@ class PairLoss(nn.Module):
                 error needs them.
 
         Raises:
-            InputError: they are needed and missing, or the ITN has another number of channels.
+            InputError: they are needed and missing, the ITN has another number of channels, or something is not finite.
         """
         moving, fixed = output["moving"], output["fixed"]
+        state = {f"parameters {number}": tensor for number, tensor in enumerate(output["state"], start=1)}
+        check_finite({"moving": moving, "fixed": fixed, **state}, self.epoch)
         pairs = {"images": [Pair(moving, fixed, self.similarity)]}
         explicit: list[Tensor] = []
         if any(self.weights[name] > 0 for name in ("structures", "explicit", "implicit")):
@@ -104,6 +109,7 @@ class PairLoss(nn.Module):
         if explicit:
             terms["explicit"] = torch.stack(explicit).sum(dim=0)
         self.terms = {name: value.detach().mean() for name, value in terms.items()}
+        check_finite(self.terms, self.epoch)
         return torch.stack([self.weights[name] * value for name, value in terms.items()]).sum(dim=0).mean()
 
     def _structures(self, structures: Tensor | None, moving: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,7 +122,7 @@ class PairLoss(nn.Module):
         channels = soi[0].shape[1]
         if self.network.itn is not None and moving.shape[1] != channels:
             raise InputError(
-                f"the ITN yields {moving.shape[1]} channels, the structures of interest have {channels}. Set "
-                "structure_channels to their number."
+                f"the ITN yields {moving.shape[1]} channels, the structures of interest have {channels}. Look at "
+                "label_names and merge_structures."
             )
         return soi

@@ -12,7 +12,6 @@ import ignite.distributed as idist
 from ..errors import InputError
 from ..io.files import remove_parts
 from ..io.locks import hold_folder, release_folder
-from ..pictures.atlas_evolution import FOLDER
 from ..settings import binding_settings, differences, running_config
 from .checkpoint import newest_checkpoint, read_checkpoint
 
@@ -60,7 +59,8 @@ class RunFolder:
         except InputError:
             self.close()
             raise
-        for folder in (self.output_dir, self.ckpt_dir, self.model_path.parent, self.output_dir / FOLDER):
+        pictures = self.output_dir.glob("*_evolution")
+        for folder in (self.output_dir, self.ckpt_dir, self.model_path.parent, *pictures):
             remove_parts(folder)
         if self.overwrite:  # curves of two runs would be drawn as one
             for events in (self.output_dir / "tensorboard").glob("events.out.tfevents.*"):

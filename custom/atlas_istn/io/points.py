@@ -11,7 +11,7 @@ import copy
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..io.files import write_whole
 from ..spatial.world import LPS
+from .files import write_whole
 
 __all__ = ["POINT_SUFFIXES", "PointFile", "read_points"]
 
 POINT_SUFFIXES = (".csv", ".fcsv", ".mrk.json")
 Points = npt.NDArray[np.float64]
 
+_FCSV_LABEL = 11  # column of a point's name
 _FROM_CONTROL_POINTS = ("Fiducial", "Line", "Angle", "Curve", "ClosedCurve")
 
 
@@ -35,11 +36,21 @@ class PointFile:
 
     Attributes:
         points: ``[N, 3]`` in LPS millimetres; z is 0 where a table has none.
+        names: of the points, as many; empty where the file gives none, or gives one twice.
     """
 
-    def __init__(self, points: Points, render: Callable[[Points], str]) -> None:
+    def __init__(self, points: Points, render: Callable[[Points], str], names: Sequence[str] = ()) -> None:
         self.points = points
+        self.names = tuple(names) if all(names) and len(set(names)) == len(points) else ()
         self._render = render
+
+    def reordered(self, order: Sequence[int]) -> PointFile:
+        """The same points in another order; not to be written."""
+
+        def refuse(_: Points) -> str:
+            raise ValueError("points in another order than that of their file cannot be written in its form.")
+
+        return PointFile(self.points[order], refuse, [self.names[index] for index in order])
 
     def write(self, points: Points, path: str | Path) -> None:
         """Write ``[N, 3]`` LPS points in the format, order and coordinate system of the file that was read.
@@ -114,7 +125,8 @@ def _read_csv(text: str, dim: int) -> PointFile:
             writer.writerow([f"{values[k]:.6f}" if k in values else field for k, field in enumerate(row)])
         return stream.getvalue()
 
-    return PointFile(points, render)
+    named = next((columns.index(title) for title in ("name", "label") if title in columns), None)
+    return PointFile(points, render, [] if named is None else [row[named] for _, row in lines[1:]])
 
 
 def _read_fcsv(text: str) -> PointFile:
@@ -133,7 +145,7 @@ def _read_fcsv(text: str) -> PointFile:
             result[index] = ",".join([row[0], *(f"{value:.6f}" for value in point), *row[4:]])
         return "\n".join(result) + "\n"
 
-    return PointFile(points, render)
+    return PointFile(points, render, [row[_FCSV_LABEL] if len(row) > _FCSV_LABEL else "" for row in fields])
 
 
 def _read_markups(text: str) -> PointFile:
@@ -168,7 +180,8 @@ def _read_markups(text: str) -> PointFile:
             markup.pop("measurements", None)  # lengths and angles of the points that were read
         return json.dumps(result, indent=2) + "\n"
 
-    return PointFile(np.array(found).reshape(-1, 3) * np.array(signs).reshape(-1, 3), render)
+    names = [str(point.get("label", "")) for point in placed]
+    return PointFile(np.array(found).reshape(-1, 3) * np.array(signs).reshape(-1, 3), render, names)
 
 
 def _entries(parent: Any, key: str, name: str) -> list[dict[str, Any]]:

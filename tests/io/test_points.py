@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from atlas_istn.errors import InputError
-from atlas_istn.shape.points import read_points
+from atlas_istn.io.points import read_points
 
 POINTS = np.array([[1.5, -2.0, 3.0], [4.0, 5.25, -6.0]])
 RAS = POINTS * [-1, -1, 1]

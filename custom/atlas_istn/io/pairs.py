@@ -1,0 +1,131 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Which pairs of images are to be registered, and where their structures of interest lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .cases import Cases, read_data_list, read_data_lists
+from .names import IMAGE_SUFFIXES, case_names
+from .points import POINT_SUFFIXES
+
+__all__ = ["SIDES", "find_pairs", "pair_name"]
+
+SIDES = ("moving", "fixed")
+
+
+def pair_name(fixed: str, moving: str) -> str:
+    """Name a pair by its files: ``<fixed>__<moving>``."""
+    return "__".join(case_names([path])[0] for path in (fixed, moving))
+
+
+def find_pairs(
+    dataset_dir: str,
+    list_name: str,
+    structures_dir: str = "",
+    landmarks_dir: str = "",
+    random_pairs: int = 0,
+    seed: int = 0,
+    with_structures: bool = True,
+) -> Cases:
+    """Find the pairs of a list of ``dataset.json``, as Learn2Reg has them, or draw pairs of its images.
+
+    An entry is ``{"fixed": path, "moving": path}``, and may have ``"fixed_label"`` and ``"moving_label"``. For others
+    the structure of an image is looked for under its own file name in a folder; without one, among the labels that the
+    lists of the file give for that image, and then in the folder ``labels…`` beside ``images…``.
+
+    Args:
+        dataset_dir: folder with a ``dataset.json``.
+        list_name: one of its lists.
+        structures_dir: folder within, in which files of structures have the names of the images.
+        landmarks_dir: folder within, in which files of points have the names of the images; empty for none.
+        random_pairs: number of pairs to draw from a list of images, without repetition; 0 for a list of pairs.
+        seed: of the draw.
+        with_structures: look for structures at all.
+
+    Returns:
+        Pairs ``{"case", "moving", "fixed"}``, with structures ``"moving_structure"``, ``"fixed_structure"``, with
+        landmarks ``"moving_points"``, ``"fixed_points"``; sorted by name. Whether files exist, their readers say.
+
+    Raises:
+        InputError: the file, the list or an entry is none such, or there are not as many pairs to draw.
+    """
+    folder = Path(dataset_dir)
+    source = folder / "dataset.json"
+    if not source.is_file():
+        raise InputError(f"{source}: no such file. Expected a dataset.json with lists of pairs. Check dataset_dir.")
+    items = read_data_list(source, list_name)
+    entries = _drawn(items, source, list_name, random_pairs, seed) if random_pairs else items
+    labels = _labels(source)
+    pairs: list[dict[str, str]] = []
+    for number, entry in enumerate(entries, start=1):
+        fields = entry if isinstance(entry, Mapping) else {}
+        if not all(isinstance(fields.get(side), str) for side in SIDES):
+            raise InputError(
+                f"{source}: entry {number} of the list '{list_name}' is no pair. Expected "
+                '{"fixed": path, "moving": path}. Choose a list of pairs, or set random_pairs to draw some of images.'
+            )
+        pair = {"case": pair_name(fields["fixed"], fields["moving"])}
+        for side in SIDES:
+            image = fields[side]
+            pair[side] = str(folder / image)
+            if with_structures:
+                given = fields.get(f"{side}_label")
+                found = folder / given if given else _structure(folder, image, structures_dir, labels)
+                pair[f"{side}_structure"] = str(found)
+            if landmarks_dir:
+                pair[f"{side}_points"] = str(_points(folder / landmarks_dir, image))
+        pairs.append(pair)
+    repeated: dict[str, int] = {}
+    for pair in pairs:
+        repeated[pair["case"]] = repeated.get(pair["case"], 0) + 1
+        if repeated[pair["case"]] > 1:
+            pair["case"] += f"_{repeated[pair['case']]}"
+    return Cases(sorted(pairs, key=lambda pair: pair["case"]))
+
+
+def _drawn(items: Any, source: Path, list_name: str, count: int, seed: int) -> list[dict[str, str]]:
+    images = [item.get("image") if isinstance(item, Mapping) else item for item in items]
+    possible = len(images) * (len(images) - 1)
+    if not all(isinstance(image, str) for image in images) or count > possible:
+        found = f"{possible} of its {len(images)} entries" if all(images) else "entries that are no images"
+        raise InputError(f"{source}: random_pairs: expected {count} pairs of the list '{list_name}', found {found}.")
+    chosen = np.random.default_rng(seed).choice(possible, count, replace=False)
+    pairs = []
+    for number in chosen.tolist():
+        fixed, other = divmod(number, len(images) - 1)
+        pairs.append({"fixed": images[fixed], "moving": images[other + (other >= fixed)]})
+    return pairs
+
+
+def _labels(source: Path) -> dict[str, str]:
+    """Image → label, of all lists; paths without ``./``."""
+    return {
+        str(Path(item["image"])): item["label"]
+        for items in read_data_lists(source).values()
+        for item in items
+        if isinstance(item, Mapping) and isinstance(item.get("image"), str) and isinstance(item.get("label"), str)
+    }
+
+
+def _structure(folder: Path, image: str, structures_dir: str, labels: Mapping[str, str]) -> Path:
+    path = Path(image)
+    if structures_dir:
+        return folder / structures_dir / path.name
+    beside = (
+        path.parent.with_name(path.parent.name.replace("images", "labels")) / path.name if path.parent.name else path
+    )
+    return folder / labels.get(str(path), str(beside))
+
+
+def _points(folder: Path, image: str) -> Path:
+    name = Path(image).name
+    stem = name[: -len(next((end for end in IMAGE_SUFFIXES if name.lower().endswith(end)), "")) or None]
+    candidates = [folder / f"{stem}{suffix}" for suffix in POINT_SUFFIXES]
+    return next((path for path in candidates if path.is_file()), candidates[0])

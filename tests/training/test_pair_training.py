@@ -1,0 +1,80 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Training of a pairwise ISTN by its configurations: the four objectives, transformations, 2D and 3D, resuming."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from atlas_istn.errors import InputError, input_error_behind
+from pair_runs import PAIR, QUICK, run, write_config, write_pairs
+
+
+@pytest.fixture(autouse=True)
+def _hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the workflows replace it
+
+
+def train(folder: Path, dim: int = 2, variant: str = "istn_e", transformation: str = "", **settings: object) -> Path:
+    """Train on tiny pairs; return the folder of the run."""
+    data = folder / "data"
+    if not data.exists():
+        write_pairs(data, dim)
+    configs = [PAIR / "train.yaml", PAIR / "variants" / f"{variant}.yaml"]
+    configs += [PAIR / "transformations" / f"{transformation}.yaml"] if transformation else []
+    own = write_config(folder / "own.yaml", dim)
+    options = {**QUICK, "dataset_dir": data, "output_dir": folder / "out", **settings}
+    run("training", *configs, own, **options)
+    return folder / "out"
+
+
+@pytest.mark.parametrize("variant", ["stn_u", "stn_s", "istn_e", "istn_i"])
+def test_each_objective_is_an_override(tmp_path: Path, variant: str) -> None:
+    out = train(tmp_path, variant=variant)
+    state = torch.load(out / "models" / "model.pt", weights_only=True)
+    assert any(name.startswith("itn.") for name in state) == variant.startswith("istn")
+    assert (out / "itn_evolution.png").exists()
+    assert list((out / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("transformation", ["rigid", "velocity", "affine_b_spline"])
+def test_the_same_configuration_serves_volumes_and_all_transformations(tmp_path: Path, transformation: str) -> None:
+    out = train(tmp_path, 3, transformation=transformation, max_epochs=1)
+    state = torch.load(out / "models" / "model.pt", weights_only=True)
+    assert any("affine_head" in name for name in state) == (transformation != "velocity")
+    assert any("field_head" in name for name in state) == (transformation != "rigid")
+
+
+def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    for folder in (whole, halves):
+        folder.mkdir()
+    augmented = {"augmentation_ranges": "{translation: 2, rotation: 0.2, scale: 0.1}"}
+    first = train(whole, max_epochs=2, **augmented)
+    train(halves, max_epochs=1, **augmented)
+    second = train(halves, max_epochs=2, resume=True, **augmented)
+    states = [torch.load(out / "checkpoints" / "checkpoint_2.pt", weights_only=True) for out in (first, second)]
+    for name, value in states[0]["network"].items():
+        torch.testing.assert_close(states[1]["network"][name], value, rtol=0, atol=0)
+
+
+def test_pairs_drawn_from_images_train_too(tmp_path: Path) -> None:
+    train(tmp_path, train_list="training", random_pairs=3, max_epochs=1, merge_structures=False)
+
+
+def test_pairs_without_structures_are_refused_by_all_objectives_but_u(tmp_path: Path) -> None:
+    for label in (write_pairs(tmp_path / "data", 2) / "labelsTr").iterdir():
+        label.unlink()
+    with pytest.raises(RuntimeError) as caught:
+        train(tmp_path)
+    error = input_error_behind(caught.value)
+    assert isinstance(error, InputError)
+    assert "labelsTr" in str(error)
+    with pytest.raises(RuntimeError) as caught:
+        train(tmp_path, structures="none")
+    assert "useless" in str(input_error_behind(caught.value))
+    train(tmp_path, variant="stn_u", structures="none", overwrite=True)
