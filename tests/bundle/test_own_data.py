@@ -18,9 +18,11 @@ from PIL import Image
 
 from atlas_istn.data.letter_b import generate_letter_b
 from atlas_istn.errors import InputError, input_error_behind
+from atlas_istn.models.export import load_network
 from atlas_istn.models.pack import pack_bundle
-from atlas_istn.models.provenance import check_model_file
+from atlas_istn.models.provenance import check_model_file, save_model
 from atlas_istn.plan import plan
+from atlas_istn.workflow.ensemble import make_ensemble
 from support import ROOT
 
 CONFIGS = ROOT / "bundle" / "configs"
@@ -165,3 +167,81 @@ def test_another_training_goes_on_from_its_own_configuration(
         torch.load(folder / "models" / "model.pt", weights_only=True) for folder in (trained, tmp_path / "again")
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def other(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle as another training with the same settings makes it."""
+    folder = tmp_path_factory.mktemp("other") / "work"
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    model = folder / "models" / "model.pt"
+    torch.manual_seed(1)
+    state = torch.load(model, weights_only=True)
+    save_model({name: v + 0.05 * torch.randn_like(v) if v.ndim > 2 else v for name, v in state.items()}, model)
+    return folder
+
+
+def test_an_ensemble_is_the_mean_of_the_itns_and_the_rest_of_one_member(
+    trained: Path, other: Path, tmp_path: Path
+) -> None:
+    make_ensemble(str(trained), str(other), output_dir=str(tmp_path), atlas_of=str(other), val_list="validation")
+    first, second, mean = (
+        load_network(root / "configs" / "inference.yaml").eval() for root in (trained, other, tmp_path)
+    )
+    image = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        each = first.segment(image), second.segment(image)
+        torch.testing.assert_close(mean.segment(image), (each[0] + each[1]) / 2)
+    assert not torch.allclose(*each)
+    expected = {name: value for name, value in second.state_dict().items() if not name.startswith("itn.")}
+    assert all(torch.equal(mean.state_dict()[name], value) for name, value in expected.items())
+    assert not torch.equal(first.state_dict()["atlas_labels"], second.state_dict()["atlas_labels"])
+    metadata = json.loads((tmp_path / "configs" / "metadata.json").read_text())
+    sums = [check_model_file(root / "models" / "model.pt")["sha256"] for root in (other, trained)]
+    assert metadata["training"]["members"] == sums  # that of the atlas first
+    assert metadata["training"]["validation_cases"] == 9
+    assert json.loads((tmp_path / "models" / "quality.json").read_text())["cases"] == 9
+    with pytest.raises(InputError, match="holds a model already"):
+        make_ensemble(str(trained), str(other), output_dir=str(tmp_path))
+
+
+def test_an_ensemble_of_a_model_with_itself_gives_its_voxels_packed_too(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    make_ensemble(str(trained), str(trained), output_dir=str(tmp_path / "same"))
+    pack_bundle(str(tmp_path / "same"), str(tmp_path / "packed.zip"))
+    with zipfile.ZipFile(tmp_path / "packed.zip") as archive:
+        archive.extractall(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    data = {"dataset_dir": trained.parent / "data", "device": "cpu"}
+    results = {}
+    for root in (trained, tmp_path / "packed"):
+        output = tmp_path / f"out_{root.name}"
+        run(root / "configs" / "inference.yaml", "inference", bundle_root=root, output_dir=output, **data)
+        results[root] = {path.name: path.read_bytes() for path in output.glob("*/*_seg.png")}
+        results[root] |= {path.name: path.read_bytes() for path in output.glob("*/*_itn.png")}
+    assert len(results[trained]) == 4
+    assert results[trained] == results[tmp_path / "packed"]
+    assert json.loads((tmp_path / "packed" / "models" / "quality.json").read_text())["cases"] == 0  # not calibrated
+
+
+def test_members_with_other_settings_are_refused_by_name(trained: Path, other: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    shutil.copytree(other, wrong)
+    record = json.loads((wrong / "models" / "model.json").read_text())
+    record["settings"] |= {"spacing": [3.0, 3.0], "label_names": {"0": "background", "1": "word"}}
+    (wrong / "models" / "model.json").write_text(json.dumps(record))
+    with pytest.raises(InputError) as caught:
+        make_ensemble(str(trained), str(other), str(wrong), output_dir=str(tmp_path / "out"))
+    lines = str(caught.value).splitlines()
+    assert [line.strip().split(":")[0] for line in lines[1:-1]] == [str(wrong), "label_names", "spacing"]
+    with pytest.raises(InputError, match="two or more trainings, found 1"):
+        make_ensemble(str(trained), output_dir=str(tmp_path / "out"))
+    with pytest.raises(InputError, match=r"expected the folder of a training that is over.*train\.yaml"):
+        make_ensemble(str(trained), str(tmp_path), output_dir=str(tmp_path / "out"))
+    with pytest.raises(InputError, match="expected one of the members"):
+        make_ensemble(str(trained), str(other), output_dir=str(tmp_path / "out"), atlas_of=str(wrong))
+    with pytest.raises(InputError, match="is a member, and would be lost"):
+        make_ensemble(str(trained), str(other), output_dir=str(other), overwrite=True)
+    assert not (tmp_path / "out").exists()

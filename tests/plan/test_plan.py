@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from monai.bundle import ConfigParser
 from PIL import Image
 
 from atlas_istn.errors import InputError
@@ -22,6 +24,7 @@ from atlas_istn.plan.labels import label_table
 from atlas_istn.plan.splits import folds, patients, split
 from atlas_istn.plan.suitability import judge
 from atlas_istn.plan.survey import Anatomy, Scan, look_at_anatomy, look_at_scan
+from atlas_istn.settings import check_settings
 from support import ROOT
 
 
@@ -145,6 +148,36 @@ def test_folds_hold_every_patient_out_once() -> None:
         assert not {c.name[:2] for c in made[f"training_fold{fold}"]} & {
             c.name[:2] for c in made[f"validation_fold{fold}"]
         }
+
+
+def test_each_fold_is_a_training_of_its_own(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "work"
+    make(folders, root, folds=3)
+    text = capsys.readouterr().out
+    assert "more than once" not in text  # as an image is in several folds
+    shown = text.splitlines()
+    lists = json.loads((root / "dataset.json").read_text())
+    outputs = set()
+    for fold in range(3):
+        command = next(line for line in shown if f"fold_{fold}.yaml" in line)
+        files = re.findall(r"'([^']+)'", command)
+        assert files == [
+            "bundle/configs/train.yaml",
+            *(str(root / "configs" / f"{n}.yaml") for n in ("data", f"fold_{fold}")),
+        ]
+        parser = ConfigParser()
+        parser.read_config([str(ROOT / files[0]), *files[1:]])
+        check_settings(parser.config)
+        assert parser["bundle_root"] == parser["output_dir"]
+        outputs.add(parser["output_dir"])
+        assert parser["data_list_file"] == str(root / "dataset.json")
+        assert len(lists[parser["train_list"]]) + len(lists[parser["val_list"]]) == 20  # without the test list
+    assert outputs == {str(root / f"fold_{fold}") for fold in range(3)}
+    assert all(output in shown[-1] for output in outputs)  # what joins them
+    (root / "fold_1" / "models").mkdir(parents=True)
+    (root / "fold_1" / "models" / "model.pt").touch()
+    with pytest.raises(InputError, match="a model was trained with it"):
+        make(folders, root, folds=3)
 
 
 def scan(values: set[int], spacing: tuple[float, ...] = (1.0, 1.0), low: float = 0.0) -> Scan:

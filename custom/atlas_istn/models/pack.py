@@ -31,7 +31,7 @@ _OF_TRAINING = shutil.ignore_patterns(
         "dataset.json",
         "data.yaml",
     ),
-    *("initial_atlas.pt", "locator.*"),
+    *("initial_atlas.pt", "locator.*", "fold_*", "ensemble"),
 )
 """What a trained bundle holds beside what it needs; some of it names files of the data set."""
 _PATHS = {"bundle_root": ".", "dataset_dir": "data", "output_dir": "output", "data_list_file": "null"}

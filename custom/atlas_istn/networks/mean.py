@@ -16,13 +16,15 @@ class MeanOfNetworks(nn.Module):
     """Mean of the probabilities of several networks, which errs less than each of them where they err differently.
 
     Args:
-        networks: networks from the image to logits ``[B, Nc, *shape]``, all of one shape.
+        networks: networks from the image to ``[B, Nc, *shape]``, all of one shape.
+        activation: makes probabilities of what each of them yields in float32; by default the softmax, of logits.
     """
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(self, networks: Sequence[nn.Module], activation: nn.Module | None = None) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
+        self.activation = activation or nn.Softmax(dim=1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities ``[B, Nc, *shape]``, float32, of an image ``[B, C, *shape]``."""
-        return torch.stack([network(image).float().softmax(dim=1) for network in self.networks]).mean(dim=0)
+        return torch.stack([self.activation(network(image).float()) for network in self.networks]).mean(dim=0)

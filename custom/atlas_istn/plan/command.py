@@ -34,7 +34,7 @@ from .splits import patients, split
 from .suitability import REFUSE, Suitability, judge
 from .survey import Anatomy, Scan, dimensions, look_at_anatomy, look_at_scan
 from .timing import batch_size, decide_length, measure_costs
-from .write import CONFIG, LISTS_FILE, check_folder, data_config, write_lists, write_plan
+from .write import CONFIG, LISTS_FILE, check_folder, data_config, fold_config, write_folds, write_lists, write_plan
 
 __all__ = ["plan"]
 
@@ -82,7 +82,7 @@ def plan(
         lists: lists of the data set to use, with commas between; by default training, validation and test. Others are
             shared out by patient.
         labels: classes wanted, as in 'left=1,right=21' or 'hippocampus=1+21'; by default all.
-        folds: also make so many lists for a cross-validation.
+        folds: also make lists and configurations for so many trainings of a cross-validation.
         hours: that training may take on this machine, with all that belongs to it; by default 0.75, or what ten epochs
             take.
         seed: of the lists that are made.
@@ -99,7 +99,7 @@ def plan(
     warnings = [
         *data.found.warnings,
         *check_scans(data.scans),
-        *check_lists(data.lists, data.scans),
+        *check_lists({name: cases for name, cases in data.lists.items() if name in LISTS}, data.scans),
         *check_anatomy(data.anatomies, data.table),
     ]
     suits = judge(data.anatomies, data.table)
@@ -124,7 +124,8 @@ def plan(
         write_lists(root, data.found.folder, data.lists)
     draw_plan(mean_labels(data.anatomies, grid, len(data.table.names)), grid, lost, data.unit, root / "plan.png")
     write_plan(root, config, _record(data, grid, decisions, suits, warnings))
-    sys.stdout.write(_report(root, data, decisions, suits, warnings))
+    write_folds(root, folds)
+    sys.stdout.write(_report(data, decisions, suits, warnings) + _next_commands(root, folds))
 
 
 def _look(found: DataSet, labels: str, number: int, seed: int) -> _Data:
@@ -184,8 +185,6 @@ def _settings(root: Path, data: _Data, number: int) -> dict[str, Any]:
     }
     if made:
         settings["data_list_file"] = str(root / LISTS_FILE)
-    if number:
-        settings |= {"train_list": "training_fold0", "val_list": "validation_fold0"}
     settings["label_names"] = dict(enumerate(data.table.names))
     return settings if data.table.is_plain else {**settings, "label_values": list(data.table.values)}
 
@@ -193,15 +192,13 @@ def _settings(root: Path, data: _Data, number: int) -> dict[str, Any]:
 def _length(
     train_config: Path, settings: dict[str, Any], decisions: Sequence[Decision], data: _Data, hours: float | None
 ) -> Decision:
-    training, validation = (len(data.lists[settings.get(key, name)]) for key, name in _LISTS_OF.items())
+    fold = {name: data.lists.get(f"{name}_fold0", data.lists[name]) for name in ("training", "validation")}
+    training, validation = (len(cases) for cases in fold.values())
     batch = batch_size(data.dim, training)
     known = {**settings, **{name: value for decision in decisions for name, value in decision.settings.items()}}
     decision = decide_length(measure_costs(train_config, known, batch), hours, training, validation, batch)
     half_life = {"learning_rate_half_life": max(1, round(decision.settings["max_epochs"] / 6))}
     return Decision(decision.name, decision.value, decision.reason, {**decision.settings, **half_life})
-
-
-_LISTS_OF = {"train_list": "training", "val_list": "validation"}
 
 
 def _record(
@@ -230,9 +227,7 @@ def _range(values: np.ndarray) -> dict[str, list[float]]:
     return {name: [float(f"{number:.6g}") for number in row] for name, row in rows.items()}
 
 
-def _report(
-    root: Path, data: _Data, decisions: Sequence[Decision], suits: Sequence[Suitability], warnings: Sequence[str]
-) -> str:
+def _report(data: _Data, decisions: Sequence[Decision], suits: Sequence[Suitability], warnings: Sequence[str]) -> str:
     sizes = ", ".join(f"{name} {len(cases)}" for name, cases in data.lists.items())
     ignored = ", ".join(f"{name} ({count})" for name, count in data.found.ignored.items())
     number = len(patients(data.found.cases))
@@ -256,12 +251,20 @@ def _report(
         for suit in suits
     ]
     lines += ["", *(textwrap.fill(f"warning: {text}", 118, subsequent_indent="  ") for text in warnings)]
-    lines += ["", f"Look at {root / 'plan.png'} and {root / CONFIG}. Then train:"]
-    lines += [
-        f"python -m monai.bundle run training --config_file \"['bundle/configs/train.yaml','{root / CONFIG}']\"",
-        "",
-    ]
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
+
+
+def _next_commands(root: Path, number: int) -> str:
+    """What to do with a plan; with a number of folds, to train and join them."""
+    lines = ["", f"Look at {root / 'plan.png'} and {root / CONFIG}. Then train:"]
+    for fold in range(number) if number else [None]:
+        files = ["bundle/configs/train.yaml", root / CONFIG, *([] if fold is None else [fold_config(root, fold)])]
+        listed = ",".join(f"'{file}'" for file in files)
+        lines.append(f'python -m monai.bundle run training --config_file "[{listed}]"')
+    if number:
+        folders = " ".join(str(root / f"fold_{fold}") for fold in range(number))
+        lines += ["and join them:", f"python -m atlas_istn ensemble {folders} --output_dir {root / 'ensemble'}"]
+    return "\n".join([*lines, ""])
 
 
 def _row(name: str, text: str) -> str:

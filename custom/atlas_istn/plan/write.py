@@ -20,7 +20,7 @@ from ..io.outputs import write_json
 from .decide import Decision
 from .discover import Case
 
-__all__ = ["check_folder", "data_config", "write_lists", "write_plan"]
+__all__ = ["check_folder", "data_config", "fold_config", "write_folds", "write_lists", "write_plan"]
 
 CONFIG, RECORD, LISTS_FILE = Path("configs/data.yaml"), Path("plan.json"), Path("dataset.json")
 _WIDTH = 110
@@ -43,7 +43,10 @@ def check_folder(root: Path, config: str, overwrite: bool) -> None:
         return
     before = path.read_text(encoding="utf-8")
     record = json.loads((root / RECORD).read_text(encoding="utf-8")) if (root / RECORD).is_file() else {}
-    trained = (root / "models" / "model.pt").exists() or any((root / "checkpoints").glob("*.pt"))
+    folders = (root, *root.glob("fold_*"))
+    trained = any(
+        path for folder in folders for path in (*folder.glob("models/model.pt"), *folder.glob("checkpoints/*.pt"))
+    )
     edited = record.get(_HASH) != _sha256(before)
     if not (trained or edited):
         return
@@ -85,6 +88,23 @@ def write_plan(root: Path, config: str, record: Mapping[str, Any]) -> None:
     """Write the data configuration and ``plan.json``."""
     write_whole(root / CONFIG, lambda part: part.write_text(config, encoding="utf-8"))
     write_json({**record, _HASH: _sha256(config)}, root / RECORD)
+
+
+def fold_config(root: Path, fold: int) -> Path:
+    """Return the path of the configuration that goes behind that of the plan to train a fold."""
+    return root / "configs" / f"fold_{fold}.yaml"
+
+
+def write_folds(root: Path, number: int) -> None:
+    """Write what the trainings of a cross-validation have of their own: lists, and a folder in that of the plan."""
+    for old in (root / "configs").glob("fold_*.yaml"):
+        old.unlink()
+    for fold in range(number):
+        folder = str(root / f"fold_{fold}")
+        settings = {"train_list": f"training_fold{fold}", "val_list": f"validation_fold{fold}"}
+        settings |= {"output_dir": folder, "bundle_root": folder}
+        text = f"# Fold {fold} of {number}. Goes behind {CONFIG.name}, where all else is.\n{_dumped(settings)}\n"
+        write_whole(fold_config(root, fold), lambda part, text=text: part.write_text(text, encoding="utf-8"))  # type: ignore[misc]
 
 
 def _comment(text: str) -> list[str]:

@@ -76,13 +76,16 @@ def binding_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return _plain({**chosen, "train#augmentation": augmentation})
 
 
-def model_settings() -> dict[str, Any]:
-    """Choose from the configuration that is running what a model cannot be used without.
+def model_settings(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Choose from a configuration what a model cannot be used without.
+
+    Args:
+        config: ids and values, in their types; by default the configuration that is running.
 
     Returns:
         Id → value, as JSON has it.
     """
-    config = running_config()
+    config = running_config() if config is None else config
     chosen: dict[str, Any] = {}
     names = [name for name in OF_MODEL if name in config]
     while names:

@@ -63,7 +63,7 @@ def trained_configs(
     texts = {}
     for name, paths in files.items():
         mine = changed if name == _TRAINING else _with_references(values, config, paths)
-        texts[name] = "# Made by the training of this model, with its settings. Runs alone.\n" + stack(
+        texts[name] = "# Made for this model, with the settings of its training. Runs alone.\n" + stack(
             paths, _as_blocks({"bundle_root": str(bundle_root.absolute()), **mine}, paths)
         )
     return texts

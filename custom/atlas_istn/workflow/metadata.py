@@ -33,19 +33,24 @@ _README = """# {name}
 Trained on {date} for {epochs} epochs with atlas_istn {version}. Data: {data_source}.
 Grid of the model: {shape}; {image_classes}. Labels: {label_classes}.
 
-Means over the {validation_cases} validation cases. They also chose and calibrated the model: expect less on others.
+{scores}
 
-| figure | value |
-| --- | --- |
-{figures}
-
-Values of each case: `validation/`. To run the model, with the package atlas_istn installed:
+To run the model, with the package atlas_istn installed:
 
 ```bash
 python -m monai.bundle run inference --bundle_root . --config_file configs/inference.yaml --dataset_dir SCANS \\
     --output_dir RESULTS
 ```
 """
+_SCORES = """Means over the {validation_cases} validation cases. They also chose and calibrated the model: expect less
+of others.
+
+| figure | value |
+| --- | --- |
+{figures}
+
+Values of each case: `validation/`."""
+_NO_SCORES = "It has no scores yet."
 _INTENDED = "Research use only: not a medical device, not for diagnosis or treatment."
 Summary = Mapping[str, Any]
 
@@ -57,10 +62,10 @@ def trained_metadata(
 
     Args:
         configs: of the bundle whose configuration was trained with; its metadata says what is needed.
-        root: folder of the trained bundle; ``plan.json`` there is taken up.
+        root: folder of the trained bundle; ``plan.json`` there, or beside the lists that were made, is taken up.
         config: of the training.
         record: of the model, see `atlas_istn.models.provenance`.
-        scores: of the validation list, by space, see `Evaluation.summary`.
+        scores: of the validation list, by space, see `Evaluation.summary`; empty where there are none.
 
     Raises:
         InputError: a file cannot be read.
@@ -96,18 +101,25 @@ def trained_metadata(
             "date": today,
             "epochs": config["max_epochs"],
             "seed": config["seed"],
-            "validation_cases": scores["native"]["cases"],
-            "sha256": record["sha256"],
-            "fingerprint": _read(root / "plan.json").get("fingerprint", {}),
+            "validation_cases": scores["native"]["cases"] if scores else 0,
+            **{key: record[key] for key in ("sha256", "members") if key in record},
+            "fingerprint": _plan(root, config).get("fingerprint", {}),
         },
     }
 
 
 def describe(metadata: Mapping[str, Any]) -> str:
     """Return the text of the trained bundle's ``docs/README.md``."""
-    figures = (f"| {name.replace('_', ' ')} | {value} |" for name, value in metadata["eval_metrics"].items())
+    rows = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in metadata["eval_metrics"].items())
+    scores = _SCORES.format(**metadata["training"], figures=rows) if rows else _NO_SCORES
     image = metadata["network_data_format"]["inputs"]["image"]
-    return _README.format(**metadata["training"] | metadata, shape=image["spatial_shape"], figures="\n".join(figures))
+    return _README.format(**metadata["training"] | metadata, shape=image["spatial_shape"], scores=scores)
+
+
+def _plan(root: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of the plan; those of a cross-validation share one."""
+    lists = Path(config.get("data_list_file") or root / "dataset.json")
+    return _read(root / "plan.json") or _read(lists.with_name("plan.json"))
 
 
 def _figures(scores: Mapping[str, Summary], result: str) -> dict[str, Any]:

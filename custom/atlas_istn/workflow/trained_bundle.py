@@ -58,12 +58,16 @@ class TrainedBundle:
                 "configuration, of which the bundle of the model is made. Run training with the train.yaml of a bundle."
             )
 
-    def begin(self) -> None:
-        """Remove what a killed run left half-written, and write the configurations."""
+    def begin(self, chosen: Mapping[str, Any] | None = None) -> None:
+        """Remove what a killed run left half-written, and write the configurations.
+
+        Args:
+            chosen: settings of a model that is trained already.
+        """
         if idist.get_rank() == 0:
             for folder in ("configs", "configs/parts", "docs", *(f"validation/{space}" for space in SPACES)):
                 remove_parts(self.root / folder)
-            self._write_configs({})
+            self._write_configs(chosen or {})
 
     def complete(self) -> None:
         """Calibrate, evaluate and describe the model.
@@ -80,6 +84,14 @@ class TrainedBundle:
         self._write_configs(chosen)
         scores = {space: self._evaluate(space) for space in SPACES}
         self._compare(scores)
+        self.describe(scores)
+
+    def describe(self, scores: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write metadata and document.
+
+        Args:
+            scores: of the validation list, by space, see `Evaluation.summary`; empty where there are none.
+        """
         record = check_model_file(self.model_path)
         metadata = trained_metadata(self.parts_dir.parent, self.root, self.config, record, scores)
         write_json(metadata, self.root / "configs" / "metadata.json")
