@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("errors", "spatial"),
     ("topology", "io", "settings"),
-    ("registration", "networks"),
+    ("registration", "networks", "fusion"),
     ("data", "pictures", "inferers", "models", "evaluation"),
     ("training", "workflow", "plan", "report", "shape"),
     ("__main__",),
