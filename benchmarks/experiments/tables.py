@@ -24,12 +24,13 @@ from typing import Any
 
 from atlas_istn.evaluation.comparison import Scores, common_scores, compare, paired_test, read_methods
 from atlas_istn.evaluation.comparison.tables import HIGHER_IS_BETTER, method_rows
+from atlas_istn.evaluation.scores import score_title
 from atlas_istn.io.files import write_whole
 from atlas_istn.io.outputs import write_json
 
 __all__ = ["keep_comparison", "write_tables"]
 
-SHOWN = {"dice": "Dice ↑", "asd": "ASD [mm] ↓", "hd": "HD [mm] ↓"}
+SHOWN = ("dice", "asd", "hd")
 
 
 def keep_comparison(
@@ -118,6 +119,7 @@ def _write_comparison(path: Path, target: Path) -> list[dict[str, Any]]:
             "comparison": f"{path.parent.name} (n = {len(scores.cases)})",
             "method": method,
             "topology": correct[method],
+            "unit": scores.unit,
             **{metric: _against(scores, metric, method, about["proposed"]) for metric in SHOWN},
         }
         for method in scores.methods
@@ -134,7 +136,8 @@ def _against(scores: Scores, metric: str, method: str, proposed: str) -> tuple[f
 
 
 def _overview_lines(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    header = ["", "Method", *(text for title in SHOWN.values() for text in (title, "p")), "Correct topology"]
+    titles = [f"{score_title(m, rows[0]['unit'])} {'↑' if HIGHER_IS_BETTER[m] else '↓'}" for m in SHOWN]
+    header = ["", "Method", *(text for title in titles for text in (title, "p")), "Correct topology"]
     lines = [header, ["---"] * len(header)]
     for row in rows:
         figures = [text for metric in SHOWN for text in _figures(*row[metric])]

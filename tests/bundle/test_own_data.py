@@ -18,10 +18,13 @@ from PIL import Image
 
 from atlas_istn.data.letter_b import generate_letter_b
 from atlas_istn.errors import InputError, input_error_behind
+from atlas_istn.io.results import find_case_folders, read_case_report
 from atlas_istn.models.export import load_network
 from atlas_istn.models.pack import pack_bundle
 from atlas_istn.models.provenance import check_model_file, save_model
 from atlas_istn.plan import plan
+from atlas_istn.report import write_report
+from atlas_istn.shape.run import Run
 from atlas_istn.workflow.ensemble import make_ensemble
 from support import ROOT
 
@@ -54,6 +57,7 @@ def test_the_bundle_runs_by_itself(trained: Path, tmp_path: Path, monkeypatch: p
     run(trained / "configs" / "evaluate.yaml", "evaluate", output_dir=tmp_path / "out", device="cpu")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["cases"], summary["failed"]) == (2, 0)
+    assert summary["length_unit"] == "pixels"
     name = sorted(path.name for path in (tmp_path / "out").iterdir() if (path / f"{path.name}.json").exists())[0]
     report = json.loads((tmp_path / "out" / name / f"{name}.json").read_text())
     assert len(report["loss_curve"]) <= 8  # the iterations of the training's own configuration
@@ -62,6 +66,21 @@ def test_the_bundle_runs_by_itself(trained: Path, tmp_path: Path, monkeypatch: p
     assert report["volumes"] == {"letter": pixels}  # a picture has no pixel size
     assert report["volume_unit"] == "pixels"
     assert set(Image.open(segmentation).getdata()) <= {0, 255}
+
+
+def test_with_a_pixel_size_all_is_in_millimetres(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    run(trained / "configs" / "evaluate.yaml", "evaluate", output_dir=tmp_path, device="cpu", pixel_size=[1.0, 1.0])
+    assert "HD [mm]" in capsys.readouterr().out
+    report = read_case_report(find_case_folders(tmp_path)[0])
+    assert (report["volume_unit"], report["pixel_size"]) == ("mm²", [1.0, 1.0])
+    assert Run.open(tmp_path).unit == "mm"
+    write_report(tmp_path, trained.parent / "data", path=tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    assert "HD [mm]" in html
+    assert "pixels]" not in html
 
 
 def test_it_says_what_it_is(trained: Path) -> None:

@@ -65,6 +65,19 @@ def scores_of(*folders: Path | str):
 # Reading
 
 
+def test_distances_have_the_unit_that_they_were_measured_in(tmp_path: Path) -> None:
+    for name, unit in (("a", "pixels"), ("b", "pixels"), ("c", "mm")):
+        evaluation = Evaluation()
+        evaluation.add("case", "itn", [{**row("left", 0.8), "length_unit": unit}])
+        evaluation.write(tmp_path / name)
+    compare(str(tmp_path / "a"), str(tmp_path / "b"), output_dir=str(tmp_path / "out"))
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "HD [pixels] ↓" in text
+    assert "[mm]" not in text
+    with pytest.raises(InputError, match="different units \\(b itn in pixels, c itn in mm\\)"):
+        scores_of(tmp_path / "b", tmp_path / "c")
+
+
 def test_every_result_of_a_folder_is_a_method(tmp_path: Path) -> None:
     evaluated(tmp_path / "full", {"itn": 0.8, "refine": 0.9})
     evaluated(tmp_path / "unet", {"itn": 0.7})

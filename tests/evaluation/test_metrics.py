@@ -174,7 +174,7 @@ def test_topology_is_that_of_the_prediction() -> None:
         ((8, 9), (1, 1), 1, r"same grid, found shapes \(8, 9\) and \(8, 8\)"),
         ((8, 8), (1, 1, 1), 1, "Spacing must be 2 positive numbers"),
         ((8, 8), (1, 0), 1, "Spacing must be 2 positive numbers"),
-        ((8, 8), (1, 1), -1, "tolerance must be at least 0 mm, found -1"),
+        ((8, 8), (1, 1), -1, "tolerance must be at least 0, found -1"),
     ],
 )
 def test_bad_input_is_refused(

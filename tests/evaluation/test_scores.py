@@ -18,7 +18,7 @@ from atlas_istn.evaluation.scores import Evaluation, read_metrics
 
 NUMBERS = ["dice", "asd", "hd", "hd95", "surface_dice", "components", "holes"]
 REQUIRED = ["case", "result", "label", *NUMBERS, "empty_prediction", "empty_reference"]
-COLUMNS = [*REQUIRED, "ic_dice", "mice"]
+COLUMNS = [*REQUIRED, "ic_dice", "mice", "length_unit"]
 RESULTS = ("itn", "one_pass", "refine")
 
 
@@ -62,8 +62,8 @@ def test_csv_has_the_documented_columns_and_empty_fields_for_nan(tmp_path: Path)
     evaluation.write(tmp_path / "new" / "folder")
     header, first, second = csv.reader((tmp_path / "new" / "folder" / "metrics.csv").open(newline=""))
     assert header == COLUMNS
-    assert first == ["c1", "refine", "a", "0.5", "1.0", "4.0", "2.0", "0.75", "1", "0", "False", "False", "", ""]
-    assert second == ["c1", "refine", "b", *[""] * 7, "True", "True", "", ""]
+    assert first == ["c1", "refine", "a", "0.5", "1.0", "4.0", "2.0", "0.75", "1", "0", "False", "False", "", "", "mm"]
+    assert second == ["c1", "refine", "b", *[""] * 7, "True", "True", "", "", "mm"]
 
 
 def test_csv_round_trip_is_exact_and_typed(tmp_path: Path) -> None:

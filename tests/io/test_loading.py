@@ -14,7 +14,7 @@ from PIL import Image
 from atlas_istn.errors import InputError
 from atlas_istn.io.cases import find_cases
 from atlas_istn.io.dicom import read_series
-from atlas_istn.io.loading import LoadCased, read_volume
+from atlas_istn.io.loading import LENGTH_UNIT, LoadCased, read_volume
 from support import CASES, DATA
 
 sitk = pytest.importorskip("SimpleITK")
@@ -65,6 +65,19 @@ class TestGeometry:
         world = volume.affine.numpy() @ [column, row, 0, 1]
         np.testing.assert_array_equal(world[:2], sitk_ras_point(image, (column, row)))
         np.testing.assert_array_equal(volume.affine, np.diag([-1, -1, 1, 1]))
+
+    def test_png_has_the_pixel_size_that_is_stated(self, tmp_path):
+        path = save_png(tmp_path / "a.png", np.arange(63, dtype=np.uint8).reshape(7, 9))  # [row, column]
+        plain, sized = read_volume(path, 2), read_volume(path, 2, (0.5, 0.25))
+        np.testing.assert_array_equal(sized, plain)
+        np.testing.assert_allclose(sized.affine, np.diag([-0.5, -0.25, 1, 1]))
+        assert (plain.meta[LENGTH_UNIT], sized.meta[LENGTH_UNIT]) == ("pixels", "mm")
+        case = LoadCased(["image", "label"], 2, pixel_size=(0.5, 0.25))({"image": path, "label": path})
+        np.testing.assert_allclose(case["label"].pixdim[:2], [0.5, 0.25])
+
+    def test_files_that_state_their_voxel_size_refuse_another(self, tmp_path):
+        with pytest.raises(InputError, match=r"a\.nii: the file states its voxel size.*0\.5 × 0\.25 mm"):
+            read_volume(save(tmp_path / "a.nii"), 3, (0.5, 0.25))
 
     def test_png_of_16_bits(self, tmp_path):
         pixels = np.random.default_rng(0).integers(0, 65535, (7, 9)).astype(np.uint16)
@@ -143,6 +156,7 @@ class TestGeometry:
                 "spatial_shape",
                 "padding",
                 "warnings",
+                LENGTH_UNIT,
             }
             assert meta["source"] == str(tmp_path / source)
 

@@ -84,6 +84,30 @@ def test_a_folder_becomes_a_configuration(folders: Path, tmp_path: Path, capsys:
         make(folders, root, labels="disc=7+9")
 
 
+def test_a_pixel_size_makes_pixels_millimetres(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = make(folders, tmp_path / "plain")
+    assert " pixels" in capsys.readouterr().out
+    sized = make(folders, tmp_path / "sized", spacing="0.5x0.25")
+    assert " pixels" not in capsys.readouterr().out
+    assert "pixel_size" not in plain
+    assert sized["pixel_size"] == [0.5, 0.25]
+    assert all(size <= side for size, side in zip(sized["pixel_size"], sized["spacing"], strict=True))
+    extents = [np.multiply(config["spatial_size"], config["spacing"]) for config in (plain, sized)]
+    np.testing.assert_allclose(extents[1], extents[0] * [0.5, 0.25], rtol=0.25)  # sizes are multiples of 8
+    assert make(folders, tmp_path / "one", spacing="0.14")["pixel_size"] == [0.14, 0.14]
+    for text in ("1x2x3", "0", "wide"):
+        with pytest.raises(InputError, match="--spacing: expected"):
+            make(folders, tmp_path / "bad", spacing=text)
+    for folder in ("images", "labels"):
+        for path in (folders / folder).glob("*.png"):
+            nib.save(nib.Nifti1Image(np.asarray(Image.open(path)), np.eye(4)), path.with_suffix(".nii"))
+            path.unlink()
+    with pytest.raises(InputError, match="--spacing: expected PNG files"):
+        make(folders, tmp_path / "bad", spacing="0.14")
+
+
 def test_all_that_is_wrong_is_named_at_once(folders: Path, tmp_path: Path) -> None:
     labels = folders / "labels"
     Image.fromarray(disc(5, size=40)).save(labels / "patient00_scan0.png")

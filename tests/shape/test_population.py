@@ -112,13 +112,13 @@ def test_pose_is_no_shape(smooth_field: SmoothField, dim: int) -> None:
     np.testing.assert_allclose(found.deviations[:2], expected.deviations[:2], rtol=1e-9)
 
 
-def write_cohort(folder: Path, transforms: Transform) -> tuple[Path, list[str]]:
+def write_cohort(folder: Path, transforms: Transform, suffix: str = ".nii.gz") -> tuple[Path, list[str]]:
     names = [f"case_{i}" for i in range(len(transforms))]
     parts = {name: transforms[i] for i, name in enumerate(names)}
     single = {n: replace(t, field=t.velocity.float(), affine=t.affine.float()) for n, t in parts.items()}
     network = half_ball_network(transforms.shape)
     affine = np.diag([2.0, 2.0, 2.0 if len(transforms.shape) == 3 else 1.0, 1.0])
-    return write_run(folder, network, single, affine), names
+    return write_run(folder, network, single, affine, suffix), names
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -146,6 +146,7 @@ def test_the_command_describes_a_cohort_with_two_groups(
     assert float(volumes[0]["part_1"]) == (seg == 10).sum() * 2**dim
     modes = rows_of(folder / "modes.csv")
     assert [row["mode"] for row in modes] == ["1", "2"]
+    assert "deviation_mm" in modes[0]
     assert 0.9 < float(modes[-1]["cumulative"]) <= 1
     assert float(modes[0]["explained_variance"]) > float(modes[1]["explained_variance"])
 
@@ -174,6 +175,13 @@ def test_the_command_describes_a_cohort_with_two_groups(
     for name in ("modes.png", "groups.png"):
         with Image.open(folder / name) as picture:
             assert min(picture.size) > 100
+
+
+def test_lengths_of_pictures_without_a_pixel_size_are_in_pixels(tmp_path: Path, smooth_field: SmoothField) -> None:
+    transforms, _, _ = cohort(smooth_field, 2, cases=3)
+    run, _ = write_cohort(tmp_path, transforms, ".png")
+    population(run, modes=1)
+    assert "deviation_pixels" in rows_of(tmp_path / "population" / "modes.csv")[0]
 
 
 def words(path: Path, draw: Callable[[Path], None]) -> list[str]:

@@ -38,7 +38,7 @@ def score_labelmap(
         prediction: ``[(D,) H, W]`` label values.
         reference: label values, same shape.
         labels: label value to name, without the background; other values count as background.
-        spacing: voxel size in mm, in array axis order.
+        spacing: voxel size in mm, in array axis order; whatever unit it is in, distances are in it.
         surface_dice_tolerance: distance in mm up to which two surfaces agree.
 
     Returns:
@@ -69,10 +69,10 @@ def _check_input(
         raise InputError(f"Labelmaps must be 2D or 3D, found {prediction.ndim}D: pass one case without channels.")
     if len(spacing) != prediction.ndim or not all(0 < s < math.inf for s in spacing):
         raise InputError(
-            f"Spacing must be {prediction.ndim} positive numbers in mm, one per array axis, found {tuple(spacing)}."
+            f"Spacing must be {prediction.ndim} positive numbers, one per array axis, found {tuple(spacing)}."
         )
     if not 0 <= surface_dice_tolerance < math.inf:
-        raise InputError(f"The surface Dice tolerance must be at least 0 mm, found {surface_dice_tolerance}.")
+        raise InputError(f"The surface Dice tolerance must be at least 0, found {surface_dice_tolerance}.")
 
 
 def _score_mask(

@@ -19,24 +19,41 @@ import numpy as np
 from ..errors import InputError
 from ..io.files import write_whole
 
-__all__ = ["SCORES", "Evaluation", "read_metrics"]
+__all__ = ["SCORES", "Evaluation", "length_unit_of", "read_metrics", "score_title"]
 
 SCORES = {
     "dice": "Dice",
-    "asd": "ASD [mm]",
-    "hd": "HD [mm]",
-    "hd95": "HD95 [mm]",
+    "asd": "ASD",
+    "hd": "HD",
+    "hd95": "HD95",
     "surface_dice": "Surface Dice",
 }
-"""Column of ``metrics.csv`` → title of a metric against the reference."""
+"""Column of ``metrics.csv`` → name of a metric against the reference; for people, see `score_title`."""
+_DISTANCES = ("asd", "hd", "hd95")
+_UNIT = "length_unit"
+_MM = "mm"
 _COUNTS = ("components", "holes")
 _FLAGS = ("empty_prediction", "empty_reference")
 _CONSISTENCY = ("ic_dice", "mice")
 _METRICS = (*SCORES, *_COUNTS, *_CONSISTENCY)
 _REQUIRED = ("case", "result", "label", *SCORES, *_COUNTS, *_FLAGS)
-_COLUMNS = (*_REQUIRED, *_CONSISTENCY)
+_COLUMNS = (*_REQUIRED, *_CONSISTENCY, _UNIT)
 
 Row = dict[str, Any]
+
+
+def score_title(metric: str, unit: str) -> str:
+    """Title of a metric of `SCORES`, with the unit where it is a distance."""
+    return f"{SCORES[metric]} [{unit}]" if metric in _DISTANCES else SCORES[metric]
+
+
+def length_unit_of(rows: Iterable[Row]) -> str:
+    """Return the unit of the distances in some rows: ``"mm"``, ``"pixels"`` (PNG images without a pixel size), or both.
+
+    Args:
+        rows: as in ``metrics.csv``; those without ``length_unit`` are in millimetres.
+    """
+    return " or ".join(sorted({row.get(_UNIT) or _MM for row in rows})) or _MM
 
 
 class Evaluation:
@@ -71,13 +88,13 @@ class Evaluation:
             result: name of the result.
             rows: one per label, as `score_labelmap` returns them; for a result that has a
                 transform, with ``ic_dice`` of the label and ``mice`` of the case (in every row of the case), as in
-                `Consistency`.
+                `Consistency`; ``length_unit`` of the distances is ``"mm"`` unless they say otherwise.
         """
         if result not in self._results:
             self._results.append(result)
         self._failures.pop(case, None)
-        undefined = dict.fromkeys(_CONSISTENCY, math.nan)
-        self._rows[case, result] = [{**undefined, **row, "case": case, "result": result} for row in rows]
+        unknown = {**dict.fromkeys(_CONSISTENCY, math.nan), _UNIT: _MM}
+        self._rows[case, result] = [{**unknown, **row, "case": case, "result": result} for row in rows]
 
     def add_failure(self, case: str, message: str) -> None:
         """Record that a case could not be evaluated.
@@ -95,17 +112,19 @@ class Evaluation:
         """Statistics over the cases, for each result and label.
 
         Returns:
-            ``cases``: number of cases with rows. ``results``: result name to ``labels`` (label name to statistics) and
-            ``mean`` (the statistics of each case's mean over its labels). Statistics hold, for each metric, ``n``,
-            ``mean``, ``sd`` (of the sample), ``median``, ``min`` and ``max`` over the cases where it is a number, NaN
-            where undefined; the number of cases (in ``mean``: of labels) with ``empty_prediction`` and
-            ``empty_reference``; and ``one_component``, the share of cases whose label (in ``mean``: whose every label)
-            has exactly one component. ``failures``: ``case`` and ``message`` of each; ``failed``: their number.
+            ``cases``: number of cases with rows. ``length_unit``: of distances. ``results``: result name to ``labels``
+            (label name to statistics) and ``mean`` (the statistics of each case's mean over its labels). Statistics
+            hold, for each metric, ``n``, ``mean``, ``sd`` (of the sample), ``median``, ``min`` and ``max`` over the
+            cases where it is a number, NaN where undefined; the number of cases (in ``mean``: of labels) with
+            ``empty_prediction`` and ``empty_reference``; and ``one_component``, the share of cases whose label (in
+            ``mean``: whose every label) has exactly one component. ``failures``: ``case`` and ``message`` of each;
+            ``failed``: their number.
         """
         rows = self.rows
         by_result = {name: [row for row in rows if row["result"] == name] for name in self._results}
         return {
             "cases": len({row["case"] for row in rows}),
+            _UNIT: length_unit_of(rows),
             "results": {name: _summarise_result(selected) for name, selected in by_result.items() if selected},
             "failed": len(self._failures),
             "failures": [{"case": case, "message": message} for case, message in self.failures],
@@ -138,7 +157,7 @@ class Evaluation:
             The aligned lines, followed by lines on components, empty labels and, where there are any, failures.
         """
         summary = self.summary()
-        cells = [["Result", "Label", "n", *SCORES.values()]]
+        cells = [["Result", "Label", "n", *(score_title(metric, summary[_UNIT]) for metric in SCORES)]]
         for result, content in summary["results"].items():
             for label, statistics in [*content["labels"].items(), ("mean", content["mean"])]:
                 scores = [f"{_format(statistics[m]['mean'])} ± {_format(statistics[m]['sd'])}" for m in SCORES]
@@ -163,7 +182,8 @@ class Evaluation:
 def read_metrics(path: str | os.PathLike[str]) -> list[Row]:
     """Read the rows of a ``metrics.csv`` with their types: texts, floats, whole counts, flags; NaN for an empty field.
 
-    The columns ``ic_dice`` and ``mice`` may be missing: what is no registration has none.
+    The columns ``ic_dice`` and ``mice`` may be missing: what is no registration has none; and so may ``length_unit``,
+    where all is in millimetres.
 
     Args:
         path: a file that :meth:`Evaluation.write` wrote.
@@ -193,6 +213,7 @@ def _parse_row(row: Row, place: str) -> Row:
         **dict.fromkeys(_COUNTS, lambda text: int(text) if text else math.nan),
         **dict.fromkeys(_FLAGS, _parse_flag),
         **dict.fromkeys(_CONSISTENCY, _parse_float),
+        _UNIT: lambda text: text or _MM,
     }
     parsed = {}
     for name, parse in parsers.items():

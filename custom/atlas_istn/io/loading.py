@@ -3,8 +3,9 @@
 """Reading images and labels, and refusing those that cannot give a right result.
 
 Array axes are x, y(, z) as stored, whichever the format; the affine says where they point. A PNG has no geometry of
-its own and gets the one that ITK gives it: spacing 1, origin 0, identity direction in LPS. So its RAS affine is
-``diag(-1, -1, 1, 1)``, and ``array[0, x, y]`` is the pixel in column x and row y.
+its own and gets the one that ITK gives it: origin 0, identity direction in LPS. So its RAS affine is
+``diag(-sx, -sy, 1, 1)``, and ``array[0, x, y]`` is the pixel in column x and row y. Where nobody states the size sx, sy
+of a pixel in mm, it is 1, and lengths are in pixels.
 """
 
 from __future__ import annotations
@@ -41,12 +42,18 @@ from .geometry import (
 )
 from .intensities import border_padding, check_contrast, check_finite, check_real, without_padding
 from .label_table import LabelValues, class_of_value
+from .names import is_png
 
-__all__ = ["LoadCased", "label_classes", "read_volume"]
+__all__ = ["LENGTH_UNIT", "LoadCased", "PixelSize", "label_classes", "read_volume"]
 
 logger = logging.getLogger(__name__)
 
-_PNG_AFFINE = LPS  # the identity to ITK
+LENGTH_UNIT = "length_unit"
+"""Key, in the metadata of an image, of the unit that its affine is in: ``"mm"`` or ``"pixels"``."""
+
+PixelSize = Sequence[float]
+"""Size of a pixel along x and y in mm."""
+
 _WHOLE = 1e-3  # how far off a whole number the value of a label may be
 _PIECE = 2**20  # bytes of a compressed file that are read at a time
 _NEEDED = 16  # bytes for each voxel while a NIfTI file is read
@@ -67,6 +74,7 @@ class LoadCased(MapTransform):
             class 1. Without it the values are the classes.
         image_key: which of the keys is the image.
         allow_missing_keys: accept cases without a label.
+        pixel_size: of PNG files, see `read_volume`.
 
     Raises:
         InputError: on calling, see `read_volume`, `label_classes`, and the checks of `atlas_istn.io.geometry` and
@@ -80,9 +88,11 @@ class LoadCased(MapTransform):
         label_values: LabelValues | None = None,
         image_key: str = "image",
         allow_missing_keys: bool = False,
+        pixel_size: PixelSize | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.spatial_dims = spatial_dims
+        self.pixel_size = pixel_size
         self.label_values = label_values
         self.image_key = image_key
 
@@ -94,7 +104,7 @@ class LoadCased(MapTransform):
         """
         result = dict(data)
         for key in self.key_iterator(result):
-            volume = read_volume(result[key], self.spatial_dims)
+            volume = read_volume(result[key], self.spatial_dims, self.pixel_size)
             if key == self.image_key:
                 check_contrast(volume)
                 volume = _without_border(volume)
@@ -108,22 +118,27 @@ class LoadCased(MapTransform):
         return result
 
 
-def read_volume(source: str | os.PathLike[str] | torch.Tensor | np.ndarray, spatial_dims: int) -> MetaTensor:
+def read_volume(
+    source: str | os.PathLike[str] | torch.Tensor | np.ndarray, spatial_dims: int, pixel_size: PixelSize | None = None
+) -> MetaTensor:
     """Read one image with one channel, whatever its format.
 
     Args:
         source: a NIfTI, PNG, NRRD or MHA file, or a folder with one DICOM series; or the voxels themselves.
         spatial_dims: the number of dimensions expected, 2 or 3.
+        pixel_size: of a PNG file, which does not tell it.
 
     Returns:
         float32 ``[1, *shape]`` with a 4x4 RAS affine in mm; float64 where whole numbers, such as the identifiers of
         labels, are too large for it. Of the header only the geometry is kept, since other fields may identify a
         patient. What a user should know of it is ``meta["warnings"]``, one in each line; ``meta["padding"]`` is the
-        share of voxels that the header declares as padding and that became background.
+        share of voxels that the header declares as padding and that became background; ``meta[LENGTH_UNIT]`` is the
+        unit of lengths.
 
     Raises:
-        InputError: if the file cannot be read, has other dimensions or several channels, holds voxels that are no
-            finite real numbers, is larger than the memory, or has an affine that cannot be inverted.
+        InputError: if the file cannot be read, has a voxel size of its own beside a `pixel_size`, has other dimensions
+            or several channels, holds voxels that are no finite real numbers, is larger than the memory, or has an
+            affine that cannot be inverted.
     """
     if isinstance(source, (torch.Tensor, np.ndarray)):
         given = convert_to_tensor(source, dtype=torch.float32, track_meta=True)
@@ -132,10 +147,11 @@ def read_volume(source: str | os.PathLike[str] | torch.Tensor | np.ndarray, spat
         known: dict[str, Any] = {
             "padding": given.meta.get("padding", 0.0),
             "warnings": given.meta.get("warnings", "").splitlines(),
+            "unit": given.meta.get(LENGTH_UNIT, "mm"),
         }
         volume = _volume(given if given.ndim > spatial_dims else given[None], given.affine, str(name), affine, **known)
     else:
-        volume = _read_file(Path(source))
+        volume = _read_file(Path(source), pixel_size)
     _check_dimensions(volume, spatial_dims)
     check_finite(volume)
     check_affine(volume)
@@ -188,12 +204,17 @@ def _without_border(image: MetaTensor) -> MetaTensor:
     return MetaTensor(torch.from_numpy(voxels)[None], meta=meta)
 
 
-def _read_file(path: Path) -> MetaTensor:
+def _read_file(path: Path, pixel_size: PixelSize | None) -> MetaTensor:
     if not path.exists():
         what = "the link leads nowhere. Fetch what it stands for" if path.is_symlink() else "no such file or folder"
         raise InputError(f"{path}: {what}. Check the path.")
+    if pixel_size and not is_png(path):
+        raise InputError(
+            f"{path}: the file states its voxel size. Expected PNG files with a pixel_size, found one of "
+            f"{' × '.join(f'{size:g}' for size in pixel_size)} mm. Leave pixel_size out."
+        )
     try:
-        return _read_format(path)
+        return _read_format(path, pixel_size)
     except InputError:
         raise
     except Exception as error:  # each reader has its own exceptions for damaged files
@@ -207,7 +228,7 @@ def _read_file(path: Path) -> MetaTensor:
         ) from (None if path.is_dir() else error)
 
 
-def _read_format(path: Path) -> MetaTensor:
+def _read_format(path: Path, pixel_size: PixelSize | None) -> MetaTensor:
     name = path.name.lower()
     if path.is_dir():
         voxels, affine, padding = read_voxels(read_series(path))
@@ -215,12 +236,14 @@ def _read_format(path: Path) -> MetaTensor:
         return _volume(voxels[None], affine, path, padding=share)
     if name.endswith((".nii", ".nii.gz")):
         return _nifti(path)
-    if name.endswith(".png"):
+    if is_png(path):
         # ITK reads grey files with an alpha channel as one channel of wrong pixels.
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB") if image.mode == "P" else image)  # an index is no intensity
         check_real(pixels.dtype, str(path))
-        return _volume(np.atleast_3d(pixels).transpose(2, 1, 0), _PNG_AFFINE, path)
+        affine = LPS @ np.diag([*(pixel_size or (1.0, 1.0)), 1.0, 1.0])
+        unit = "mm" if pixel_size else "pixels"
+        return _volume(np.atleast_3d(pixels).transpose(2, 1, 0), affine, path, unit=unit)
     reader = ITKReader()
     voxels, meta = reader.get_data(reader.read(path))
     check_real(voxels.dtype, str(path))
@@ -254,6 +277,7 @@ def _volume(
     original_affine: torch.Tensor | npt.NDArray[Any] | None = None,
     padding: float = 0.0,
     warnings: Sequence[str] = (),
+    unit: str = "mm",
 ) -> MetaTensor:
     """Voxels ``[C, *shape]`` with their geometry and nothing else of a header."""
     values = convert_to_tensor(voxels)
@@ -269,6 +293,7 @@ def _volume(
         "spatial_shape": np.asarray(values.shape[1:]),
         "padding": padding,
         "warnings": "\n".join(warnings),
+        LENGTH_UNIT: unit,
     }
     return MetaTensor(values.to(torch.float64 if double else torch.float32), affine=to_affine_nd(3, affine), meta=meta)
 

@@ -9,11 +9,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["IMAGE_SUFFIXES", "case_names"]
+__all__ = ["IMAGE_SUFFIXES", "case_names", "is_png"]
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".png", ".nrrd", ".mha")
 _TAKEN = ("atlas", "summary.csv", "summary.json", "metrics.csv")  # what a run writes beside the folders of its cases
 _LONGEST = 100  # characters; endings follow, and file systems take 255 bytes
+
+
+def is_png(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is a PNG by its name: the one format that states no voxel size."""
+    return str(path).lower().endswith(".png")
 
 
 def case_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:

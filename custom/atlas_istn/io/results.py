@@ -18,7 +18,8 @@ from nibabel.filebasedimages import ImageFileError
 from ..errors import InputError
 from .cases import find_cases
 from .itk_transforms import CompositeTransform, read_transform
-from .loading import read_volume
+from .loading import PixelSize, read_volume
+from .names import is_png
 
 __all__ = [
     "RESULTS",
@@ -28,6 +29,7 @@ __all__ = [
     "find_results",
     "image_dimensions",
     "is_registered",
+    "length_unit",
     "read_atlas_to_subject",
     "read_case_report",
     "read_oriented",
@@ -78,13 +80,28 @@ def find_labelled_cases(dataset: Path, data_list: str) -> list[dict[str, str]]:
     return [case for anonymous in (False, True) for case in find_cases(str(dataset), data_list, labelled, anonymous)]
 
 
-def read_oriented(path: str | Path, dim: int) -> MetaTensor:
+def length_unit(path: str | Path, pixel_size: PixelSize | None) -> str:
+    """Return the unit of lengths in an image or labelmap of a run: ``"mm"``, or ``"pixels"`` where nobody states more.
+
+    Args:
+        path: of the file.
+        pixel_size: of PNG files, ``"pixel_size"`` in the report of a case.
+    """
+    return "pixels" if is_png(path) and not pixel_size else "mm"
+
+
+def read_oriented(path: str | Path, dim: int, pixel_size: PixelSize | None = None) -> MetaTensor:
     """Read an image or labelmap ``[1, *shape]``; the axes of a volume are brought to right, anterior, superior.
+
+    Args:
+        path: of the file.
+        dim: 2 or 3.
+        pixel_size: of PNG files, ``"pixel_size"`` in the report of a case; other files have their own.
 
     Raises:
         InputError: as `read_volume` does.
     """
-    volume = read_volume(path, dim)
+    volume = read_volume(path, dim, pixel_size if is_png(path) else None)
     return volume if dim == 2 else Orientation("RAS", labels=None)(volume)
 
 
@@ -134,7 +151,7 @@ def image_dimensions(path: Path) -> int:
     Raises:
         InputError: it cannot be read.
     """
-    if path.suffix.lower() == ".png":
+    if is_png(path):
         return 2
     try:
         shape = nib.load(path).shape

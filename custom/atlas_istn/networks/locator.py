@@ -152,7 +152,7 @@ class Locator(nn.Module):
         volume = location.volume / (1 - location.missing)
         if not _LEAST_VOLUME * least <= volume <= _GREATEST_VOLUME * greatest:
             return (
-                f"what looks like it has a volume of {volume:.3g} {'mm³' if self.template.ndim == 3 else 'mm²'}, in "
+                f"what looks like it has {'a volume' if self.template.ndim == 3 else 'an area'} of {volume:.3g}, in "
                 f"training it had {least:.3g} to {greatest:.3g}"
             )
         if location.disagreement > _GREATEST_DISAGREEMENT:

@@ -135,7 +135,7 @@ def _draw_case(
     files: Mapping[str, Path],
 ) -> None:
     dim = image_dimensions(list(files.values())[-1])
-    image = read_oriented(source["image"], dim)
+    image = read_oriented(source["image"], dim, report.get("pixel_size"))
     maps = [read_oriented(file, dim)[0].numpy().astype(int) for file in files.values()]
     truth = read_oriented(source["label"], dim)[0].numpy().astype(int) if "label" in source else None
     colours = {value: label_colour(number) for number, value in enumerate(report["labels"].values())}

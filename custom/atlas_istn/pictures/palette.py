@@ -1,6 +1,6 @@
 # Copyright 2026 The Atlas-ISTN bundle developers
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Colours, units and formats that are the same in every picture."""
+"""Colours and formats that are the same in every picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import InputError
 
-__all__ = ["ALERT", "LETTERS", "RESULT_COLOURS", "TRUTH", "check_picture", "label_colour", "length_unit", "line_colour"]
+__all__ = ["ALERT", "LETTERS", "RESULT_COLOURS", "TRUTH", "check_picture", "label_colour", "line_colour"]
 
 RESULT_COLOURS = {"itn": "#ff9a3d", "one_pass": "#5cc4ff", "refine": "#2fe08d"}
 """Name of a result → its colour."""
@@ -39,11 +39,6 @@ def line_colour(number: int) -> str:
 def _hue(number: int, lightness: float) -> str:
     channels = colorsys.hls_to_rgb(number * _GOLDEN % 1, lightness, 0.7)
     return "#" + "".join(f"{round(255 * channel):02x}" for channel in channels)
-
-
-def length_unit(image: Path) -> str:
-    """Return the unit of lengths in an image: a PNG has no pixel size."""
-    return "pixels" if image.suffix.lower() == ".png" else "mm"
 
 
 def check_picture(path: Path) -> Path:

@@ -26,8 +26,8 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def check_scans(scans: Sequence[Scan]) -> Iterator[str]:
-    """Yield what is odd in images and headers."""
+def check_scans(scans: Sequence[Scan], unit: str) -> Iterator[str]:
+    """Yield what is odd in images and headers; ``unit`` is that of lengths."""
     spacings = np.array([scan.spacing for scan in scans])
     median = np.median(spacings, axis=0)
     odd = [
@@ -39,7 +39,7 @@ def check_scans(scans: Sequence[Scan]) -> Iterator[str]:
         or (median / spacing > _RATIO).any()
     ]
     if odd:
-        yield f"voxel sizes unlike the others' ({_sizes(median)} mm), perhaps in another unit: {some(odd)}"
+        yield f"voxel sizes unlike the others' ({_sizes(median)} {unit}), perhaps in another unit: {some(odd)}"
     axes = Counter(scan.axes for scan in scans)
     if len(axes) > 1:
         counts = ", ".join(f"{name} ({count})" for name, count in axes.most_common())

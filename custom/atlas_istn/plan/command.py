@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import InputError, message_of
+from ..io.loading import PixelSize
+from ..io.names import is_png
+from ..io.results import length_unit
 from .checks import check_anatomy, check_lists, check_scans, some
 from .decide import (
     Decision,
@@ -50,6 +54,7 @@ class _Data:
 
     found: DataSet
     dim: int
+    pixel_size: PixelSize | None
     lists: Mapping[str, Sequence[Case]]
     scans: Sequence[Scan]
     table: LabelTable
@@ -57,7 +62,7 @@ class _Data:
 
     @property
     def unit(self) -> str:
-        return "mm" if self.dim == 3 or not self.found.cases[0].image.lower().endswith(".png") else "pixels"
+        return length_unit(self.found.cases[0].image, self.pixel_size)
 
 
 def plan(
@@ -65,6 +70,7 @@ def plan(
     output_dir: str = "",
     lists: str = "",
     labels: str = "",
+    spacing: str = "",
     folds: int = 0,
     hours: str = "",
     seed: int = 0,
@@ -83,6 +89,8 @@ def plan(
             shared out by patient.
         labels: classes wanted, as in 'left=1,right=21' or 'hippocampus=1+21'; by default all.
         folds: also make lists and configurations for so many trainings of a cross-validation.
+        spacing: width and height of a pixel of PNG images in mm, as in 0.14x0.14, or one number for both; without it
+            lengths are in pixels.
         hours: that training may take on this machine, with all that belongs to it; by default 0.75, or what ten epochs
             take.
         seed: of the lists that are made.
@@ -95,10 +103,10 @@ def plan(
     """
     root = Path(output_dir or Path("output") / Path(dataset_dir).absolute().name)
     budget = _number("hours", hours) if hours else None
-    data = _look(discover(dataset_dir, _words(lists)), labels, folds, seed)
+    data = _look(discover(dataset_dir, _words(lists)), labels, _pixel_size(spacing), folds, seed)
     warnings = [
         *data.found.warnings,
-        *check_scans(data.scans),
+        *check_scans(data.scans, data.unit),
         *check_lists({name: cases for name, cases in data.lists.items() if name in LISTS}, data.scans),
         *check_anatomy(data.anatomies, data.table),
     ]
@@ -128,22 +136,29 @@ def plan(
     sys.stdout.write(_report(data, decisions, suits, warnings) + _next_commands(root, folds))
 
 
-def _look(found: DataSet, labels: str, number: int, seed: int) -> _Data:
+def _look(found: DataSet, labels: str, pixel_size: PixelSize | None, number: int, seed: int) -> _Data:
     """Read all cases.
 
     Raises:
         InputError: naming every case that cannot be used.
     """
+    stated = [case.image for case in found.cases if not is_png(case.image)]
+    if pixel_size and stated:
+        raise InputError(
+            f"--spacing: expected PNG files, found {stated[0]}, which states its voxel size. Leave it out."
+        )
     dim = dimensions(found.folder, found.cases[0])
-    scans = _of_all(found.cases, "images", lambda case: look_at_scan(found.folder, case, dim))
+    scans = _of_all(found.cases, "images", lambda case: look_at_scan(found.folder, case, dim, pixel_size))
     table = label_table(scans, found.names, labels)
     anatomies = _of_all(
-        found.cases, "labels", lambda case: _not_empty(look_at_anatomy(found.folder, case, dim, table.values))
+        found.cases,
+        "labels",
+        lambda case: _not_empty(look_at_anatomy(found.folder, case, dim, table.values, pixel_size)),
     )
     lists = split(found.cases, seed)
     if number:
         lists |= make_folds(lists, number, seed)
-    return _Data(found, dim, lists, scans, table, anatomies)
+    return _Data(found, dim, pixel_size, lists, scans, table, anatomies)
 
 
 def _not_empty(anatomy: Anatomy) -> Anatomy:
@@ -185,6 +200,8 @@ def _settings(root: Path, data: _Data, number: int) -> dict[str, Any]:
     }
     if made:
         settings["data_list_file"] = str(root / LISTS_FILE)
+    if data.pixel_size:
+        settings["pixel_size"] = list(data.pixel_size)
     settings["label_names"] = dict(enumerate(data.table.names))
     return settings if data.table.is_plain else {**settings, "label_values": list(data.table.values)}
 
@@ -273,6 +290,14 @@ def _row(name: str, text: str) -> str:
 
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _pixel_size(text: str) -> PixelSize | None:
+    """What ``--spacing`` says of the pixels of PNG images."""
+    sides = [_number("spacing", side) for side in re.split("[x×,]", text)] if text else []
+    if len(sides) > 2:
+        raise InputError(f"--spacing: expected the width and height of a pixel, as in 0.14x0.14, found '{text}'.")
+    return (sides * 2)[:2] or None
 
 
 def _number(option: str, text: str) -> float:

@@ -18,7 +18,8 @@ from scipy import ndimage
 from ..errors import InputError, message_of
 from ..io.geometry import check_same_grid
 from ..io.label_table import LabelValues
-from ..io.loading import label_classes, read_volume
+from ..io.loading import PixelSize, label_classes, read_volume
+from ..io.names import is_png
 from ..topology.signature import Signature
 from .discover import Case
 
@@ -36,7 +37,7 @@ class Scan:
     Attributes:
         case: the case.
         shape: voxels.
-        spacing: mm per voxel; pixels of a PNG are 1.
+        spacing: mm per voxel; 1 of a PNG whose pixel size nobody states.
         axes: orientation of the stored axes, such as ``"LPS"``; empty in 2D.
         values: of the label.
         digest: of the voxels of the image.
@@ -90,7 +91,7 @@ def dimensions(folder: Path, case: Case) -> int:
         InputError: the image cannot be read.
     """
     path = folder / case.image
-    if path.name.lower().endswith(".png"):
+    if is_png(path):
         return 2
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         return 3
@@ -100,13 +101,13 @@ def dimensions(folder: Path, case: Case) -> int:
         raise InputError(f"{path}: the image cannot be read ({message_of(error)}). Copy it again.") from error
 
 
-def look_at_scan(folder: Path, case: Case, dim: int) -> Scan:
-    """Read image and label of a case.
+def look_at_scan(folder: Path, case: Case, dim: int, pixel_size: PixelSize | None = None) -> Scan:
+    """Read image and label of a case; ``pixel_size`` is that of PNG files.
 
     Raises:
         InputError: one cannot be read, they have different grids, or a label has values that are not whole.
     """
-    image, label = (read_volume(folder / path, dim) for path in (case.image, case.label))
+    image, label = (read_volume(folder / path, dim, pixel_size) for path in (case.image, case.label))
     check_same_grid(image, label)
     values = np.unique(label.numpy())
     whole = np.round(values)
@@ -132,13 +133,15 @@ def look_at_scan(folder: Path, case: Case, dim: int) -> Scan:
     )
 
 
-def look_at_anatomy(folder: Path, case: Case, dim: int, label_values: LabelValues) -> Anatomy:
-    """Measure the classes of a case.
+def look_at_anatomy(
+    folder: Path, case: Case, dim: int, label_values: LabelValues, pixel_size: PixelSize | None = None
+) -> Anatomy:
+    """Measure the classes of a case; ``pixel_size`` is that of PNG files.
 
     Raises:
         InputError: the label has values that are no class.
     """
-    label = _turned(label_classes(read_volume(folder / case.label, dim), label_values), dim)
+    label = _turned(label_classes(read_volume(folder / case.label, dim, pixel_size), label_values), dim)
     labels = label.numpy()[0].astype(np.int16)
     spacing = np.asarray(label.pixdim)[:dim].astype(float)
     middle = (np.asarray(labels.shape) - 1) / 2

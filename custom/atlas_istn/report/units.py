@@ -4,11 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-
-from ..pictures.palette import length_unit
 
 __all__ = ["Units"]
 
@@ -32,8 +28,8 @@ class Units:
     decimals: int
 
     @classmethod
-    def of(cls, dim: int, files: Iterable[Path]) -> Units:
-        """Those of a run with these labelmaps."""
-        if all(length_unit(file) == "pixels" for file in files):
+    def of(cls, dim: int, length: str) -> Units:
+        """Those of a run with lengths in this unit."""
+        if length == "pixels":
             return cls("area", "pixels", "pixels", 1.0, 0)
         return cls("volume", "ml", "mm", 1e-3, 2) if dim == 3 else cls("area", "cm²", "mm", 1e-2, 2)

@@ -31,6 +31,7 @@ from ..io.results import (
     find_results,
     image_dimensions,
     is_registered,
+    length_unit,
     read_atlas_to_subject,
     read_case_report,
     read_oriented,
@@ -146,7 +147,7 @@ def write_report(
     files = [result_file(folder, RESULTS["refine"].ending) for folder in folders]
     dim = image_dimensions(files[0])
     atlas = _Atlas(output / "atlas", dim) if (output / "atlas").is_dir() else None
-    units = Units.of(dim, files)
+    units = Units.of(dim, length_unit(files[0], read_case_report(folders[0]).get("pixel_size")))
     with _one_thread():
         pages = [
             _page(folder, dim, atlas, units, sources.get(folder.name, {}), metrics.get(folder.name, {}))
@@ -257,7 +258,8 @@ def _page(
     metrics: dict[str, dict[str, dict[str, Any]]],
 ) -> CasePage:
     report = read_case_report(folder)
-    maps = {name: read_oriented(file, dim) for name, file in find_results(folder, report).items()}
+    pixel_size = report.get("pixel_size")
+    maps = {name: read_oriented(file, dim, pixel_size) for name, file in find_results(folder, report).items()}
     results = list(maps)
     segmentation = maps[results[-1]]
     size = float(segmentation.pixdim[:dim].prod()) * units.scale

@@ -50,6 +50,15 @@ DATA = {
     "intensity_window": Setting(
         "intensities that become 0 and 1, in place of percentiles", "numbers", length=2, rising=True, optional=True
     ),
+    "pixel_size": Setting(
+        "size of a pixel of PNG images along x and y; null: lengths are in pixels",
+        "numbers",
+        0,
+        above=True,
+        length=2,
+        unit="mm",
+        optional=True,
+    ),
     "data_list_file": _text("dataset.json in place of the one in dataset_dir", optional=True),
     "segment_codes": Setting("concepts of the labels in DICOM"),
     "intensity_limits": Setting("limits of the scaled intensities", "numbers", length=2, rising=True),

@@ -35,8 +35,9 @@ def motion(output_dir: str | Path, cases: str | tuple[str, ...] = "all", to: str
 
     Writes into TO:
 
-    motion.csv                           per frame and label: volume in mm3 (2D: area in mm2), the same relative to the
-                                         first frame, mean principal strains and mean local volume ratio
+    motion.csv                           per frame and label: volume in mm3 (2D: area in mm2; in pixels of PNG images
+                                         without pixel size), the same relative to the first frame, mean principal
+                                         strains and mean local volume ratio
     motion.png                           the curves
     FRAME_strain_max.nii.gz, _strain_min.nii.gz  largest and least principal Green-Lagrange strain, in atlas space
     FRAME_volume_ratio.nii.gz            local volume relative to the first frame, in atlas space

@@ -43,16 +43,17 @@ def population(
 
     Writes into TO:
 
-    volumes.csv                     volume of each label and case in mm3 (2D: area in mm2)
+    volumes.csv                     volume of each label and case in mm3 (2D: area in mm2, or in pixels: see below)
     mean/                           mean shape: label map and a surface per label
-    modes.csv, scores.csv           deviation in mm and explained variance of each mode; scores of the cases in SD
+    modes.csv, scores.csv           deviation (mm) and explained variance of each mode; scores of the cases in SD
     modes/mode_K_velocity.nii.gz    velocity of mode K for 1 SD: RAS vectors in mm on the atlas's extent
     modes/mode_K_minus_LABEL.vtp    surface of the mean - 2 SD of mode K, and _plus_ for + 2 SD; same vertices as mean/
     modes.png                       the outlines of these shapes
     jacobian/CASE_log_jacobian.nii.gz  log of the local volume of the subject relative to the atlas, in atlas space
     groups.csv, groups_*.nii.gz, groups.png  comparison of two groups, with --groups
 
-    Modes are principal components of velocity fields and scales in the log domain.
+    Modes are principal components of velocity fields and scales in the log domain. Of PNG images whose pixel size the
+    run was not told, all lengths are in pixels.
 
     Args:
         output_dir: folder of an inference run.
@@ -86,7 +87,7 @@ def population(
     if not len(result.deviations):
         raise InputError(f"{run.folder}: all {len(chosen)} cases have the same shape. Choose cases that differ.")
     write_csv([{"case": case, **row} for case, row in zip(chosen, volumes, strict=True)], folder / "volumes.csv")
-    _write_tables(result, chosen, folder)
+    _write_tables(result, chosen, run.unit, folder)
     _write_shapes(result, surfaces, [0, *run.label_values()], probabilities, folder)
     draw_modes(result, probabilities, run.label_names(), run.unit, folder / "modes.png")
     maps = _write_jacobians(run, chosen, folder / "jacobian")
@@ -98,7 +99,7 @@ def population(
 
 
 def label_volumes(run: Run, cases: list[str]) -> list[dict[str, float]]:
-    """For each case label name → volume in mm³, or area in mm² of a 2D image, of its refined labelmap.
+    """For each case label name → volume in mm³, or area in mm² (or pixels) of a 2D image, of its refined labelmap.
 
     Raises:
         InputError: a labelmap cannot be read.
@@ -122,9 +123,9 @@ def log_jacobian(registration: Registration) -> Array:
     return np.asarray(determinant.clamp_min(1e-3).log())
 
 
-def _write_tables(result: ShapeModes, cases: list[str], folder: Path) -> None:
+def _write_tables(result: ShapeModes, cases: list[str], unit: str, folder: Path) -> None:
     rows = [
-        {"mode": k + 1, "deviation_mm": _rounded(d), "explained_variance": _rounded(e), "cumulative": _rounded(c)}
+        {"mode": k + 1, f"deviation_{unit}": _rounded(d), "explained_variance": _rounded(e), "cumulative": _rounded(c)}
         for k, (d, e, c) in enumerate(
             zip(result.deviations, result.explained, np.cumsum(result.explained), strict=True)
         )

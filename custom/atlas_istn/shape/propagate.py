@@ -20,7 +20,6 @@ from scipy.optimize import linprog
 
 from ..errors import InputError
 from ..io.geometry import name_of
-from ..io.loading import read_volume
 from ..io.outputs import write_image, write_labelmap
 from ..io.points import POINT_SUFFIXES, read_points
 from ..spatial.world import flip_points, homogeneous, transform_points
@@ -153,7 +152,7 @@ def _propagate_mesh(run: Run, path: str | Path, source: str, results: Mapping[st
 
 
 def _propagate_image(run: Run, path: str | Path, source: str, results: Mapping[str, Path], labels: bool) -> None:
-    image = read_volume(path, run.dim)
+    image = run.read(path, source)
     content = image[0].numpy()
     if labels and (content != content.round()).any():
         raise InputError(f"{path}: expected a label map, found values that are no integers. Add --labels false.")

@@ -16,10 +16,10 @@ import numpy.typing as npt
 from monai.data import MetaTensor
 
 from ..errors import InputError
-from ..io.loading import read_volume
+from ..io.loading import PixelSize, read_volume
+from ..io.names import is_png
 from ..io.registration import Registration, read_registration
-from ..io.results import result_file
-from ..pictures.palette import length_unit
+from ..io.results import length_unit, read_case_report, result_file
 
 __all__ = ["ATLAS", "Run", "check_count", "counted"]
 
@@ -111,7 +111,15 @@ class Run:
     @property
     def unit(self) -> str:
         """Of lengths, in words."""
-        return length_unit(result_file(self.folder / self.cases[0], "seg"))
+        return length_unit(result_file(self.folder / self.cases[0], "seg"), self.pixel_size(self.cases[0]))
+
+    def pixel_size(self, case: str) -> PixelSize | None:
+        """Size of a pixel, where the image of a case is a PNG and the run was told.
+
+        Raises:
+            InputError: the report of the case cannot be read.
+        """
+        return read_case_report(self.folder / case).get("pixel_size")
 
     def grid(self, name: str) -> MetaTensor:
         """The labelmap ``[1, *shape]`` of a case on the grid of its image, or of the atlas.
@@ -120,7 +128,15 @@ class Run:
             InputError: it cannot be read.
         """
         path = self.atlas_file("labelmap") if name == ATLAS else result_file(self.folder / name, "seg")
-        return read_volume(path, self.dim)
+        return self.read(path, name)
+
+    def read(self, path: str | Path, name: str) -> MetaTensor:
+        """An image or labelmap ``[1, *shape]`` in the space of a case or of the atlas.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return read_volume(path, self.dim, self.pixel_size(name) if is_png(path) and name != ATLAS else None)
 
     def atlas_file(self, name: str) -> Path:
         """The file ``image``, ``labelmap`` or ``probabilities`` of the atlas."""

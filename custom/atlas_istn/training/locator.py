@@ -248,7 +248,8 @@ def _learn_volumes(locator: Locator, scans: Sequence[Overview]) -> None:
         )
     locator.volumes.copy_(torch.tensor([min(volumes), max(volumes)]))
     errors = torch.tensor([float((location.centre - scan["centre"]).norm()) for scan, location in found if location])
+    coarse = errors / min(locator.spacing)  # 2D images may have no size in millimetres
     logger.info(
-        "locator: finds the centre of %d of %d training scans within %.3g mm (median), %.3g mm (largest)",
-        *(len(errors), len(found), errors.median(), errors.max()),
+        "locator: finds the centre of %d of %d training scans within %.2g (median), %.2g (largest) of its voxels",
+        *(len(errors), len(found), coarse.median(), coarse.max()),
     )

@@ -79,6 +79,7 @@ def trained_metadata(
     image["channel_def"] = {str(channel): f"image {channel}" for channel in range(config["in_channels"])}
     output = {"format": "segmentation", "num_channels": len(names), "value_range": [0, 1], "channel_def": channels}
     common = {"type": "image", "spatial_shape": shape, "dtype": "float32", "is_patch_data": False}
+    unit = f" {scores['native']['length_unit']}" if scores else ""
     today = date.today().isoformat()
     return {
         **{key: template[key] for key in _COPIED if key in template},
@@ -90,7 +91,7 @@ def trained_metadata(
         "copyright": "of whoever trained it",
         "data_source": data,
         "data_type": "as the training data",
-        "image_classes": f"{config['in_channels']} channel(s), voxels of {config['spacing']} mm",
+        "image_classes": f"{config['in_channels']} channel(s), voxels of {config['spacing']}{unit}",
         "label_classes": f"single channel: {labels}",
         "pred_classes": f"soft channels: {labels}",
         "eval_metrics": _figures(scores, config["results"]["pred"]),

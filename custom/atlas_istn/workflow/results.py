@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,8 @@ from monai.utils import convert_to_dst_type
 from torch import Tensor
 
 from ..inferers.result import Result
+from ..io.loading import LENGTH_UNIT
+from ..io.names import is_png
 from ..spatial.consistency import Consistency, inverse_consistency
 from ..topology import TopologyNote
 from .measures import Measures, label_entropy, measure
@@ -93,8 +94,13 @@ class CaseResult:
 
     @property
     def from_png(self) -> bool:
-        """Whether the image is a PNG, which has no geometry."""
-        return Path(self.source).suffix.lower() == ".png"
+        """Whether the image is a PNG, which has no geometry of its own."""
+        return is_png(self.source)
+
+    @property
+    def unit(self) -> str:
+        """Of lengths: ``"mm"``, or ``"pixels"`` of a PNG whose pixel size nobody states."""
+        return str(self.segmentation.meta.get(LENGTH_UNIT, "pixels" if self.from_png else "mm"))
 
     @property
     def notes(self) -> list[str]:

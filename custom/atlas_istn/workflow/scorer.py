@@ -29,7 +29,7 @@ class CaseScorer:
         label_names: class index → name, background included.
         reference: transform that reads the label of a case onto the grid that is scored: ``{"image", "label"}``
             paths to class indices ``[1, *shape]``.
-        surface_dice_tolerance: in millimetres.
+        surface_dice_tolerance: in millimetres; in pixels where the images are PNG files without a pixel size.
         results: key of a labelmap → name of the result.
     """
 
@@ -75,7 +75,7 @@ class CaseScorer:
                 # IC-DSC of each label, and the case's MICE with each of them
                 figures = [{"ic_dice": dice, "mice": float(consistency.mice)} for dice in consistency.dice[0].tolist()]
                 rows = [row | added for row, added in zip(rows, figures, strict=True)]
-            self.evaluation.add(case.case, name, rows)
+            self.evaluation.add(case.case, name, [{**row, "length_unit": case.unit} for row in rows])
 
     def _write(self, engine: Engine) -> None:
         for case, message in engine.state.failures:

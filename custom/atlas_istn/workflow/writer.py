@@ -41,7 +41,6 @@ RESULTS = {"itn": "itn", "one_pass": "one_pass", "pred": "refine"}
 """Key of a labelmap → name of the result, of the full method."""
 
 
-_AREA = {3: "mm", 4: "mm²"}  # unit of a face, by the dimensions of an image with its channels
 _NO_COLUMNS = ("volume_unit", KEY)  # of a report, in the summary
 LARGER = "the image is larger than the model's grid: what lies outside it was not segmented"
 
@@ -152,10 +151,13 @@ class CaseWriter:
         if self.quality and case.measures:
             empty = sum(shape.components == 0 for shape in shapes.values())
             kept = note is None or note.kept
-            cut = ", ".join(f"{face.side} ({face.area:.3g} {_AREA[case.segmentation.ndim]})" for face in faces)
+            area = "mm²" if case.segmentation.ndim > 3 else case.unit
+            cut = ", ".join(f"{face.side} ({face.area:.3g} {area})" for face in faces)
             verdict = self.quality(case.measures, report["folded_fraction"], empty, kept, cut)
             report |= {"quality": verdict.flag, "quality_score": verdict.score, "quality_reasons": verdict.reasons}
         report["volumes"], report["volume_unit"] = self._volumes(case)
+        if case.from_png and case.unit == "mm":
+            report["pixel_size"] = np.asarray(case.segmentation.pixdim)[:2].tolist()
         report["labels"] = {self.label_names[index]: self.label_values[index] for index in labels}
         curve = case.result.course.curve[:, 0].tolist() if case.result.course else []
         report["loss_curve"] = [float(f"{loss:.4g}") for loss in curve]
@@ -165,7 +167,7 @@ class CaseWriter:
         """Size of each label of the segmentation, and its unit."""
         native = case.segmentation
         dim = native.ndim - 1
-        unit, scale = ("ml", 1e-3) if dim == 3 else ("pixels" if case.from_png else "mm²", 1.0)
+        unit, scale = ("ml", 1e-3) if dim == 3 else ("mm²" if case.unit == "mm" else case.unit, 1.0)
         size = float(np.prod(np.asarray(native.pixdim)[:dim])) * scale
         counts = np.bincount(class_indices(native).ravel(), minlength=len(self.label_values))
         return {name: float(f"{counts[i] * size:.6g}") for i, name in self.label_names.items() if i > 0}, unit

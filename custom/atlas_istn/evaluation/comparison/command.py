@@ -58,8 +58,8 @@ def compare(
         "scatter": itn_against_refine(methods, scores),
         "sweep": sweep_plot(methods, scores, sweep) if sweep else None,
     }
-    summary = [method_table(rows["methods"]), *score_tables(rows["scores"])]
-    tables = [*summary, paired_table(rows["tests"])] if rows["tests"] else summary
+    summary = [method_table(rows["methods"]), *score_tables(rows["scores"], scores.unit)]
+    tables = [*summary, paired_table(rows["tests"], scores.unit)] if rows["tests"] else summary
     notes = [*scores.notes, LEGEND]
 
     folder = Path(output_dir)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...errors import InputError
-from ..scores import SCORES
+from ..scores import SCORES, score_title
 from .results import Method, Scores
 from .statistics import CONFIDENCE, SIGNIFICANCE, bootstrap_means
 from .tables import HIGHER_IS_BETTER
@@ -35,7 +35,7 @@ def box_plots(scores: Scores) -> Figure:
             axes.boxplot(values, orientation="horizontal", showmeans=True, widths=0.6, flierprops={"markersize": 3})
             axes.invert_yaxis()
             axes.set_yticks(range(1, len(scores.methods) + 1), scores.methods if axes is axes_row[0] else [])
-            axes.set_xlabel(_axis_title(metric))
+            axes.set_xlabel(_axis_title(metric, scores.unit))
             axes.grid(axis="x", alpha=0.3)
     return figure
 
@@ -66,7 +66,7 @@ def itn_against_refine(methods: Sequence[Method], scores: Scores) -> Figure | No
             for label, marker in markers.items():
                 values = scores.of(metric, label)
                 _scatter(axes, values[itn], values[refine], HIGHER_IS_BETTER[metric], marker)
-            axes.set_xlabel(f"ITN: {_axis_title(metric)}")
+            axes.set_xlabel(f"ITN: {_axis_title(metric, scores.unit)}")
             axes.set_ylabel("refine")
     if len(labels) > 1:
         handles = [Line2D([], [], color=EQUAL, marker=marker, linestyle="") for marker in markers.values()]
@@ -124,7 +124,7 @@ def sweep_plot(methods: Sequence[Method], scores: Scores, setting: str) -> Figur
                 _line_with_interval(axes, settings, values, result)
             axes.set_xscale("log" if all(value > 0 for _, value in points) else "symlog")
             axes.set_xlabel("λ" if setting == "lambda" else setting)
-            axes.set_ylabel(_axis_title(metric))
+            axes.set_ylabel(_axis_title(metric, scores.unit))
             axes.grid(alpha=0.3)
     rows[0][0].legend(fontsize=7, title=f"mean, {CONFIDENCE:.0%} interval", title_fontsize=7)
     return figure
@@ -148,5 +148,5 @@ def _grid(rows: Sequence[str], metrics: Sequence[str], height: float) -> tuple[F
     return figure, axes
 
 
-def _axis_title(metric: str) -> str:
-    return f"{SCORES[metric]} {'↑' if HIGHER_IS_BETTER[metric] else '↓'}"
+def _axis_title(metric: str, unit: str) -> str:
+    return f"{score_title(metric, unit)} {'↑' if HIGHER_IS_BETTER[metric] else '↓'}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from ..scores import SCORES
+from ..scores import SCORES, score_title
 from .statistics import CONFIDENCE, RESAMPLES, SIGNIFICANCE
 from .tables import HIGHER_IS_BETTER
 
@@ -57,17 +57,20 @@ class Table:
     rows: Sequence[Sequence[Cell]]
 
 
-def score_tables(rows: Iterable[dict[str, Any]]) -> list[Table]:
-    """One table per label from `score_rows`: a row per method, a column per metric."""
-    return [_score_table(label, list(of_label)) for label, of_label in groupby(rows, key=lambda row: row["label"])]
+def score_tables(rows: Iterable[dict[str, Any]], unit: str) -> list[Table]:
+    """One table per label from `score_rows`, with distances in ``unit``: a row per method, a column per metric."""
+    return [_score_table(label, list(group), unit) for label, group in groupby(rows, key=lambda row: row["label"])]
 
 
-def _score_table(label: str, rows: Sequence[dict[str, Any]]) -> Table:
+def _score_table(label: str, rows: Sequence[dict[str, Any]], unit: str) -> Table:
     numbers = sorted({row["n"] for row in rows})
     cells = {(row["method"], row["metric"]): row for row in rows}
     return Table(
         title=f"{label} (n = {' to '.join(str(n) for n in dict.fromkeys((numbers[0], numbers[-1])))})",
-        header=["Method", *(f"{title} {'↑' if HIGHER_IS_BETTER[metric] else '↓'}" for metric, title in SCORES.items())],
+        header=[
+            "Method",
+            *(f"{score_title(metric, unit)} {'↑' if up else '↓'}" for metric, up in HIGHER_IS_BETTER.items()),
+        ],
         rows=[
             [Cell(method), *(_score_cell(cells[method, metric]) for metric in SCORES)]
             for method in dict.fromkeys(row["method"] for row in rows)
@@ -80,8 +83,8 @@ def _score_cell(row: dict[str, Any]) -> Cell:
     return Cell(f"{_number(row['mean'])} ± {_number(row['sd'])}", row["mark"], signs)
 
 
-def paired_table(rows: Iterable[dict[str, Any]]) -> Table:
-    """One table from `paired_rows`."""
+def paired_table(rows: Iterable[dict[str, Any]], unit: str) -> Table:
+    """One table from `paired_rows`, with distances in ``unit``."""
     header = ["Label", "Metric", "Method", "Reference", "n", "Difference", f"{CONFIDENCE:.0%} interval", "p"]
     return Table(
         title="Paired tests",
@@ -89,7 +92,7 @@ def paired_table(rows: Iterable[dict[str, Any]]) -> Table:
         rows=[
             [
                 Cell(row["label"]),
-                Cell(SCORES[row["metric"]]),
+                Cell(score_title(row["metric"], unit)),
                 Cell(row["method"]),
                 Cell(row["reference"]),
                 Cell(str(row["n"])),

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import InputError
-from ..scores import SCORES, read_metrics
+from ..scores import SCORES, length_unit_of, read_metrics
 
 __all__ = ["LABEL_MEAN", "Method", "Scores", "common_scores", "read_methods"]
 
@@ -57,6 +57,7 @@ class Scores:
         cases: names of the cases that every method has.
         values: metric → ``[methods, cases, labels]``, NaN for all methods where one has no number.
         notes: what was left out, in sentences.
+        unit: of distances.
     """
 
     methods: list[str]
@@ -64,6 +65,7 @@ class Scores:
     cases: list[str]
     values: dict[str, npt.NDArray[np.float64]]
     notes: list[str]
+    unit: str = "mm"
 
     def of(self, metric: str, label: str) -> npt.NDArray[np.float64]:
         """The values ``[methods, n]`` of the cases in which this label has a number."""
@@ -134,8 +136,12 @@ def common_scores(methods: Sequence[Method]) -> Scores:
         The scores and what was left out.
 
     Raises:
-        InputError: there is no common case or label.
+        InputError: there is no common case or label, or distances are in millimetres for one and in pixels for another.
     """
+    units = {method.name: length_unit_of(method.rows) for method in methods}
+    if len(set(units.values())) > 1:
+        shown = ", ".join(f"{name} in {unit}" for name, unit in units.items())
+        raise InputError(f"the results have distances in different units ({shown}). Evaluate with the same pixel_size.")
     tables = [{(row["case"], row["label"]): row for row in method.rows} for method in methods]
     cases, missing_cases = _common("case", methods)
     labels, missing_labels = _common("label", methods)
@@ -157,7 +163,7 @@ def common_scores(methods: Sequence[Method]) -> Scores:
     if len(labels) > 1:
         values = {metric: np.dstack([array, _label_mean(array)]) for metric, array in values.items()}
         labels = [*labels, LABEL_MEAN]
-    return Scores([method.name for method in methods], labels, cases, values, notes)
+    return Scores([method.name for method in methods], labels, cases, values, notes, units[methods[0].name])
 
 
 def _common(column: str, methods: Sequence[Method]) -> tuple[list[str], list[str]]:
