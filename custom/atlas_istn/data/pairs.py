@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..io.pairs import SIDES
 from ..io.points import PointFile, read_points
 from ..spatial.world import flip_points, homogeneous, transform_points
 
-__all__ = ["AlignPaird", "LoadPaird", "StructureReader", "match_points"]
+__all__ = ["AlignPaird", "JoinPaird", "LoadPaird", "StructureReader", "match_points"]
 
 _TOLERANCE = 1e-3  # by which the values of a map may lie outside 0 to 1
 
@@ -126,10 +127,12 @@ class LoadPaird(MapTransform):
     Args:
         spatial_dims: 2 or 3.
         structures: reads these; None where there are none.
+        strict: refuse pairs whose structures are missing; else they go without.
     """
 
-    def __init__(self, spatial_dims: int, structures: StructureReader | None = None) -> None:
+    def __init__(self, spatial_dims: int, structures: StructureReader | None = None, strict: bool = True) -> None:
         super().__init__(SIDES)
+        self.strict = strict
         self.structures = structures if structures and structures.kind != "none" else None
         self.readers = {side: LoadCased(side, spatial_dims, image_key=side) for side in SIDES}
 
@@ -145,17 +148,36 @@ class LoadPaird(MapTransform):
         """
         result: dict[Hashable, Any] = {}
         points = {}
+        kind = "points" if self.structures and self.structures.kind == "landmarks" else "structure"
+        there = self.strict or all(Path(data.get(f"{side}_{kind}", "")).exists() for side in SIDES)
         for side in SIDES:
             result[side] = self.readers[side]({side: data[side]})[side]
-            if self.structures and self.structures.kind == "landmarks":
+            if not there or not self.structures:
+                continue
+            if kind == "points":
                 points[side] = read_points(data[f"{side}_points"], self.structures.spatial_dims)
-            elif self.structures:
+            else:
                 result[f"{side}_structures"] = self.structures(data[f"{side}_structure"], result[side])
         if self.structures and points:
             matched = match_points(points["moving"], points["fixed"], self.structures.merge)
             for side, file in zip(SIDES, matched, strict=True):
                 result[f"{side}_structures"] = self.structures.landmark_maps(file, result[side])
         return result
+
+
+class JoinPaird:
+    """Put both images of a pair into one tensor, the moving one first, and their structures into another.
+
+    Of ``{"moving", "fixed", "moving_structures", "fixed_structures"}`` it makes ``{"image"}`` and, where there are
+    structures, ``"label"``; nothing else is left.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Join tensors ``[C, *shape]``."""
+        joined: dict[Hashable, Any] = {"image": torch.cat([data[side] for side in SIDES])}
+        if f"{SIDES[0]}_structures" in data:
+            joined["label"] = torch.cat([data[f"{side}_structures"] for side in SIDES])
+        return joined
 
 
 class AlignPaird(MapTransform):

@@ -37,6 +37,7 @@ class PairResult:
         moving: representation of the moving images, ``[B, K, *shape]``.
         fixed: of the fixed ones.
         fit: how the refinement went.
+        start: error of the representations before anything has moved, ``[B]``.
     """
 
     transform: Transform
@@ -45,6 +46,7 @@ class PairResult:
     moving: Tensor
     fixed: Tensor
     fit: Fit
+    start: Tensor
 
     def __len__(self) -> int:
         return len(self.transform)
@@ -66,6 +68,7 @@ class PairResult:
             moving=self.moving[one],
             fixed=self.fixed[one],
             fit=fit,
+            start=self.start[one],
         )
 
 
@@ -132,8 +135,9 @@ class PairInferer:
             fit = self._refine(network, moving, fixed, state)
             transform = network.transform(fit.state, moving)
             one_pass = network.transform(state, moving)
+            start = self.similarity(moving, fixed)
         seconds = (time.perf_counter() - begin) / len(pair)
-        return PairResult(transform, seconds, one_pass, moving, fixed, fit)
+        return PairResult(transform, seconds, one_pass, moving, fixed, fit, start)
 
     def _refine(self, network: PairISTN, moving: Tensor, fixed: Tensor, state: tuple[Tensor, ...]) -> Fit:
         phases = [Phase(self.iterations, self.regularisation)]

@@ -35,6 +35,7 @@ __all__ = [
     "CompositeTransform",
     "DisplacementField",
     "Points",
+    "affine_transform",
     "composite_transform",
     "read_transform",
     "write_transform",
@@ -184,6 +185,12 @@ def composite_transform(
     affine = AffineMap(homogeneous(LPS @ homogeneous(world_affine, 3) @ LPS, dim))
     field = _padded_field(displacement, homogeneous(LPS @ homogeneous(grid_affine, 3), dim))
     return CompositeTransform((affine, field) if affine_first else (field, affine))
+
+
+def affine_transform(world_affine: Array) -> CompositeTransform:
+    """An affine map of points in RAS world mm, ``[dim + 1, dim + 1]``, as a transform of LPS points."""
+    dim = len(world_affine) - 1
+    return CompositeTransform((AffineMap(homogeneous(LPS @ homogeneous(world_affine, 3) @ LPS, dim)),))
 
 
 def write_transform(transform: CompositeTransform, path: str | os.PathLike[str]) -> None:

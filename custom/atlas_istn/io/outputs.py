@@ -20,10 +20,11 @@ from ..spatial import Transform
 from ..spatial.world import homogeneous
 from .files import write_whole
 from .geometry import GEOMETRY_FIELDS, read_nifti_header
-from .itk_transforms import composite_transform, write_transform
+from .itk_transforms import CompositeTransform, affine_transform, composite_transform, write_transform
 
 __all__ = [
     "atlas_grid_affine",
+    "world_transforms",
     "write_csv",
     "write_image",
     "write_json",
@@ -142,14 +143,36 @@ def write_transforms(
         subject_affine: voxel to RAS world map of the subject on the model's grid.
         path: file name of a direction, called with ``"atlas_to_subject"`` and ``"subject_to_atlas"``.
     """
-    dim = len(transform.shape)
     atlas = atlas_grid_affine(transform.shape, transform.spacing)
-    subject = homogeneous(subject_affine, dim)
+    names = ("atlas_to_subject", "subject_to_atlas")
+    for name, composite in zip(names, world_transforms(transform, atlas, subject_affine), strict=True):
+        write_transform(composite, path(name))
+
+
+def world_transforms(
+    transform: Transform, moving_affine: np.ndarray, fixed_affine: np.ndarray
+) -> tuple[CompositeTransform, CompositeTransform]:
+    """Take a transform from the grid, which both images share, to their worlds.
+
+    Args:
+        transform: a batch of one.
+        moving_affine: voxel to RAS world map of the moving image on the grid, ``[dim + 1, dim + 1]``, in 2D also 4x4.
+        fixed_affine: of the fixed image.
+
+    Returns:
+        What resamples the moving image onto the fixed one: Φ⁻¹, as a map of fixed points to moving points. And what
+        resamples the fixed image in the space of the moving one: Φ. In LPS millimetres.
+    """
+    dim = len(transform.shape)
+    moving, fixed = homogeneous(moving_affine, dim), homogeneous(fixed_affine, dim)
     forward = np.eye(dim + 1)
     forward[:dim] = transform.affine[0].double().cpu().numpy()
-    # T acts on millimetres about the image centre, and those are the atlas's world coordinates.
-    to_subject = subject @ np.linalg.inv(atlas) @ forward
-    for name, inverse in (("atlas_to_subject", True), ("subject_to_atlas", False)):
-        displacement = transform.displacement(inverse)[0].double().cpu().numpy()
-        world = np.linalg.inv(to_subject) if inverse else to_subject
-        write_transform(composite_transform(displacement, atlas, world, affine_first=inverse), path(name))
+    centred = atlas_grid_affine(transform.shape, transform.spacing)  # T acts on millimetres about the image centre
+    to_fixed = fixed @ np.linalg.inv(centred) @ forward @ centred @ np.linalg.inv(moving)
+    if transform.field is None:
+        return affine_transform(np.linalg.inv(to_fixed)), affine_transform(to_fixed)
+    inverse, direct = (transform.displacement(way)[0].double().cpu().numpy() for way in (True, False))
+    return (
+        composite_transform(inverse, moving, np.linalg.inv(to_fixed), affine_first=True),
+        composite_transform(direct, moving, to_fixed, affine_first=False),
+    )

@@ -40,7 +40,10 @@ ATLAS = Family(
     },
     ("model", "refinement"),
 )
-PAIR = Family({"train.yaml": (("model", "training"), "")}, ("model",))
+PAIR = Family(
+    {"train.yaml": (("model", "training"), ""), "registration.yaml": (("model", "registration"), "")},
+    ("model",),
+)
 FAMILIES = {"": ATLAS, "pair": PAIR}
 """Folder in ``configs`` → what is generated there."""
 

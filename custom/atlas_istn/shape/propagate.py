@@ -15,14 +15,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from monai.data import MetaTensor
-from scipy.ndimage import map_coordinates
 from scipy.optimize import linprog
 
 from ..errors import InputError
-from ..io.geometry import name_of
-from ..io.outputs import write_image, write_labelmap
 from ..io.points import POINT_SUFFIXES, read_points
-from ..spatial.world import flip_points, homogeneous, transform_points
+from ..io.warping import warp_labels, warp_volume, write_warped
 from .run import ATLAS, Run, counted
 from .surfaces import MESH_SUFFIXES, read_surface, write_surface
 
@@ -110,23 +107,12 @@ def resample(run: Run, image: MetaTensor, source: str, target: str, labels: bool
         target: ``"atlas"`` or a case.
         labels: each label is interpolated by itself, and the largest wins.
     """
-    dim = run.dim
     grid = run.grid(target)
-    voxels = np.indices(grid.shape[1:], dtype=np.float64).reshape(dim, -1).T
-    here = _to_world(voxels, grid, dim)
-    there = move_points(run, here, target, source)
-    places = _to_voxels(there, image, dim).T
-    content = image[0].numpy()
-    # As in ITK, an image reaches half a voxel beyond the centres of its outer voxels, and is constant there.
-    inside = ((places >= -0.5) & (places <= np.array(content.shape)[:, None] - 0.5)).all(axis=0)
-    if labels:
-        values = np.unique(content)
-        masks = ((content == value).astype(np.float32) for value in values)
-        shares = [map_coordinates(mask, places, order=1, mode="nearest") for mask in masks]
-        result = values[np.argmax(shares, axis=0)]
-    else:
-        result = map_coordinates(content, places, order=1, mode="nearest")
-    return np.where(inside, result, 0).astype(content.dtype).reshape(grid.shape[1:])
+
+    def points(here: Points) -> Points:
+        return move_points(run, here, target, source)
+
+    return warp_labels(image, grid, points) if labels else warp_volume(image, grid, points)[0]
 
 
 def _suffix_of(path: str | Path) -> str:
@@ -159,16 +145,7 @@ def _propagate_image(run: Run, path: str | Path, source: str, results: Mapping[s
     _check_overlap(run, image, source, path)
     for target, result in results.items():
         voxels = resample(run, image, source, target, labels)
-        grid = run.grid(target)
-        suffix = _suffix_of(result)
-        png = suffix == ".png" and target != ATLAS
-        written = result.with_name(result.name.removesuffix(suffix) + (".png" if png else ".nii.gz"))
-        if labels or png:
-            values, indices = np.unique(voxels.round().astype(int), return_inverse=True)
-            places = indices.reshape(voxels.shape)
-            write_labelmap(places, grid.affine.numpy(), values.tolist(), written, name_of(grid))
-        else:
-            write_image(voxels, grid.affine.numpy(), written, name_of(grid))
+        write_warped(voxels, run.grid(target), str(result).removesuffix(_suffix_of(result)), labels)
 
 
 def _check_inside(run: Run, points: Points, source: str, path: str | Path) -> None:
@@ -200,12 +177,3 @@ def _check_overlap(run: Run, image: MetaTensor, source: str, path: str | Path) -
             f"{path}: the image lies outside of the region of '{source}' that the model sees. Expected an image in the "
             f"space of '{source}'. Check the source and the image's geometry."
         )
-
-
-def _to_world(voxels: Points, grid: MetaTensor, dim: int) -> Points:
-    """LPS millimetres of voxel coordinates ``[N, dim]``."""
-    return flip_points(transform_points(homogeneous(grid.affine.numpy(), dim), voxels))
-
-
-def _to_voxels(points: Points, grid: MetaTensor, dim: int) -> Points:
-    return transform_points(np.linalg.inv(homogeneous(grid.affine.numpy(), dim)), flip_points(points))

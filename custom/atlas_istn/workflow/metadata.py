@@ -14,7 +14,7 @@ from typing import Any
 from .. import __version__
 from ..errors import InputError
 
-__all__ = ["describe", "trained_metadata"]
+__all__ = ["copied_metadata", "data_set_name", "describe", "trained_metadata"]
 
 _COPIED = (
     "schema",
@@ -70,10 +70,9 @@ def trained_metadata(
     Raises:
         InputError: a file cannot be read.
     """
-    template = _read(configs / "metadata.json")
     names = [str(name) for _, name in sorted((int(k), v) for k, v in config["label_names"].items())]
     channels = {str(number): name for number, name in enumerate(names)}
-    shape, data = list(config["spatial_size"]), _data_set(config)
+    shape, data = list(config["spatial_size"]), data_set_name(config)
     labels = ", ".join(f"{number} {name}" for number, name in channels.items())
     image = {"format": "magnitude", "modality": "n/a", "num_channels": config["in_channels"], "value_range": [0, 1]}
     image["channel_def"] = {str(channel): f"image {channel}" for channel in range(config["in_channels"])}
@@ -82,7 +81,7 @@ def trained_metadata(
     unit = f" {scores['native']['length_unit']}" if scores else ""
     today = date.today().isoformat()
     return {
-        **{key: template[key] for key in _COPIED if key in template},
+        **copied_metadata(configs),
         "version": __version__,
         "changelog": {__version__: f"trained on {today}"},
         "name": f"Atlas-ISTN {', '.join(names[1:])}",
@@ -134,7 +133,14 @@ def _figures(scores: Mapping[str, Summary], result: str) -> dict[str, Any]:
     return figures
 
 
-def _data_set(config: Mapping[str, Any]) -> str:
+def copied_metadata(configs: Path) -> dict[str, Any]:
+    """What the metadata in a folder of configurations says of the method and of the software."""
+    template = _read(configs / "metadata.json")
+    return {key: template[key] for key in _COPIED if key in template}
+
+
+def data_set_name(config: Mapping[str, Any]) -> str:
+    """Name and reference of the data set of a training, as its ``dataset.json`` has them."""
     description = _read(Path(config["dataset_dir"]) / "dataset.json")
     name = description.get("name") or Path(config["dataset_dir"]).absolute().name
     return ", ".join(str(text) for text in (name, description.get("reference")) if text)

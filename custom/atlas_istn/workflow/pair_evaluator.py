@@ -7,13 +7,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from ignite.metrics import Average, Metric
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.handlers import MeanDice, from_engine
 from monai.utils import CommonKeys as Keys
 
+from ..inferers.pair import PairResult
+from ..io.pairs import SIDES
 from ..networks.pair import split_pair
+from .cases import failing_alone
+from .pair_cases import PairCase
 
 __all__ = ["PAIR_RESULTS", "PairEvaluator", "pair_metrics"]
 
@@ -43,8 +49,8 @@ class PairEvaluator(SupervisedEvaluator):
 
     ``state.output`` is for MONAI's handlers: under the keys of `PAIR_RESULTS` the moving structures as each result
     brings them onto the fixed image, under ``label`` the fixed ones, where there are any, and ``objective``. Our own
-    handlers read ``state.results``, a `PairResult` for each pair, beside ``state.batch``. ``state.failures`` lists the
-    pairs that failed, as (case, message).
+    handlers read ``state.cases``, a `PairCase` for each pair. ``state.failures`` lists the pairs that failed, as (case,
+    message).
 
     Args:
         settings: those of `SupervisedEvaluator`.
@@ -61,19 +67,41 @@ class PairEvaluator(SupervisedEvaluator):
     def _iteration(self, engine: PairEvaluator, batchdata: dict[str, Any]) -> Any:
         state = engine.state
         state.failures += batchdata.pop("failures", [])
-        state.results, state.sources = [], []
+        state.cases = []
         if Keys.IMAGE not in batchdata:  # no pair of this batch could be prepared
             state.batch, state.output = [], []
             return state.output
+        state.output = []
+        if "fixed_affine" not in batchdata:  # the validation of a training: no pair of it may be missing
+            self._register(batchdata)
+            return state.output
+        with failing_alone(engine, *batchdata["case"]):
+            result = self._register(batchdata)
+            state.cases = [_taken_up(batchdata, result, index) for index in range(len(result))]
+        return state.output
+
+    def _register(self, batchdata: dict[str, Any]) -> PairResult:
+        """Register a batch, and leave in the state what the postprocessing makes of it."""
+        engine, state = self, self.state
         engine.network.eval()
-        result = self.inferer.infer(batchdata[Keys.IMAGE].to(state.device), engine.network)
+        result: PairResult = self.inferer.infer(batchdata[Keys.IMAGE].to(state.device), engine.network)
         state.output = {Keys.IMAGE: batchdata[Keys.IMAGE], "objective": result.fit.loss}
         if Keys.LABEL in batchdata:
             moving, fixed = split_pair(batchdata[Keys.LABEL].to(state.device))
             one_pass = result.one_pass or result.transform
             warped = {"pred": result.transform.to_fixed(moving), "one_pass": one_pass.to_fixed(moving)}
             state.output |= {Keys.LABEL: fixed, "identity": moving, **warped}
-        state.results = [result.case(index) for index in range(len(result))]
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)  # decollates and postprocesses
-        return state.output
+        return result
+
+
+def _taken_up(batch: Mapping[str, Any], result: PairResult, index: int) -> PairCase:
+    label = batch.get(Keys.LABEL)
+    return PairCase(
+        case=batch["case"][index],
+        pair=batch["pairs"][index],
+        affines={side: np.asarray(batch[f"{side}_affine"][index]) for side in SIDES},
+        result=result.case(index),
+        structures=None if label is None else torch.as_tensor(label[index : index + 1]).to(result.moving.device),
+    )

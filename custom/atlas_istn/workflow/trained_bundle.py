@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..io.files import remove_parts, write_whole
 from ..io.outputs import write_json
 from ..models.provenance import check_model_file
+from ..settings.stack import ATLAS, Family
 from ..settings.trained import trained_configs
 from .metadata import describe, trained_metadata
 
@@ -47,6 +48,8 @@ class TrainedBundle:
         InputError: the parts are not there.
     """
 
+    family: Family = ATLAS
+
     def __init__(self, output_dir: str, model_path: str, config: Mapping[str, Any], parts_dir: Path) -> None:
         self.root = Path(output_dir)
         self.model_path = Path(model_path)
@@ -65,7 +68,13 @@ class TrainedBundle:
             chosen: settings of a model that is trained already.
         """
         if idist.get_rank() == 0:
-            for folder in ("configs", "configs/parts", "docs", *(f"validation/{space}" for space in SPACES)):
+            for folder in (
+                "configs",
+                "configs/parts",
+                "docs",
+                "validation",
+                *(f"validation/{space}" for space in SPACES),
+            ):
                 remove_parts(self.root / folder)
             self._write_configs(chosen or {})
 
@@ -95,9 +104,11 @@ class TrainedBundle:
         record = check_model_file(self.model_path)
         metadata = trained_metadata(self.parts_dir.parent, self.root, self.config, record, scores)
         write_json(metadata, self.root / "configs" / "metadata.json")
-        text = describe(metadata)
-        write_whole(self.root / "docs" / "README.md", lambda part: part.write_text(text, encoding="utf-8"))
+        self._write_readme(describe(metadata))
         logger.info("%s is a bundle: --config_file %s", self.root, self.root / "configs" / "inference.yaml")
+
+    def _write_readme(self, text: str) -> None:
+        write_whole(self.root / "docs" / "README.md", lambda part: part.write_text(text, encoding="utf-8"))
 
     def _refines(self) -> bool:
         """Whether the result that counts is one of a refinement."""
@@ -105,7 +116,7 @@ class TrainedBundle:
 
     def _write_configs(self, chosen: Mapping[str, Any]) -> None:
         configs = self.root / "configs"
-        texts = dict(trained_configs(self.parts_dir, self.config, self.root, chosen))
+        texts = dict(trained_configs(self.parts_dir, self.config, self.root, chosen, self.family))
         if self.parts_dir.parent.resolve() == configs.resolve():
             del texts["train.yaml"]  # with which this very training runs
         for name, text in texts.items():
