@@ -56,10 +56,10 @@ def inverse_error(
         shape: of the grid; up to 20,000 of its voxels, evenly spread, are looked at.
 
     Returns:
-        ``inverse_error_mean_mm`` and ``inverse_error_max_mm``.
+        ``inverse_error_mean`` and ``inverse_error_max``.
     """
     voxels = np.indices(shape, dtype=np.float64).reshape(len(shape), -1).T
     chosen = voxels[:: max(1, len(voxels) // _MOST)]
     points: Points = flip_points(transform_points(homogeneous(affine, len(shape)), chosen))
     errors = np.linalg.norm(back(there(points)) - points, axis=1)
-    return {"inverse_error_mean_mm": float(errors.mean()), "inverse_error_max_mm": float(errors.max())}
+    return {"inverse_error_mean": float(errors.mean()), "inverse_error_max": float(errors.max())}

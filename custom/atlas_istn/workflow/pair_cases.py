@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import message_of
 from ..inferers.pair import PairResult
 from ..io.itk_transforms import CompositeTransform
-from ..io.loading import read_volume
+from ..io.loading import LENGTH_UNIT, read_volume
 from ..io.outputs import world_transforms
 from ..io.pairs import SIDES
 from ..spatial import Transform
@@ -89,6 +89,11 @@ class PairCase:
         """Both images as they were given, ``[1, *native]``."""
         dim = len(self.result.transform.shape)
         return {side: read_volume(self.pair[side], dim) for side in SIDES}
+
+    @property
+    def unit(self) -> str:
+        """Unit of lengths: pictures without a pixel size have pixels."""
+        return str(self.images["fixed"].meta.get(LENGTH_UNIT, "mm"))
 
     def in_world(self, transform: Transform) -> tuple[CompositeTransform, CompositeTransform]:
         """A transform between the worlds of both images, see `world_transforms`."""

@@ -71,7 +71,7 @@ class PairScorer:
         """Score one pair.
 
         Returns:
-            ``{"scores": {result: {structure: {metric: value}}}}`` where the structures are there, ``{"tre_mm":
+            ``{"scores": {result: {structure: {metric: value}}}}`` where the structures are there, ``{"tre":
             {result: {"mean", "percentile_95", "points"}}}`` where the landmarks are.
 
         Raises:
@@ -89,7 +89,7 @@ class PairScorer:
                 for result, rows in scores.items()
             }
         if all(Path(case.pair.get(f"{side}_points", "")).is_file() for side in SIDES):
-            found["tre_mm"] = self._target_errors(case, maps)
+            found["tre"] = self._target_errors(case, maps)
         return found
 
     def _transforms(self, case: PairCase) -> dict[str, Transform]:
@@ -111,7 +111,7 @@ class PairScorer:
         for result, points in maps.items():
             moved = warp_volume(moving, fixed, points) > _BORDER
             scores[result] = [
-                row
+                {**row, "length_unit": case.unit}
                 for channel, name in enumerate(self.names.values())
                 for row in score_labelmap(moved[channel], truth[channel], {1: name}, spacing, self.tolerance)
             ]

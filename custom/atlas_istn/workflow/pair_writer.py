@@ -119,6 +119,7 @@ class PairWriter:
             "objective_after": float(result.fit.loss[0]),
             "iterations": int(result.fit.iterations[0]),
             "seconds": round(result.seconds, 4),
+            "length_unit": case.unit,
             **figures,
             **inverse_error(*case.transforms, case.affines["fixed"], result.transform.shape),
             **(self.scorer.score(case) if self.scorer else {}),
@@ -148,6 +149,6 @@ def _flat(report: Mapping[str, Any]) -> dict[str, Any]:
     row = {key: value for key, value in report.items() if not isinstance(value, (dict, list))}
     for result, structures in report.get("scores", {}).items():
         row |= {f"{result} {name} {key}": value for name, scores in structures.items() for key, value in scores.items()}
-    for result, errors in report.get("tre_mm", {}).items():
+    for result, errors in report.get("tre", {}).items():
         row |= {f"{result} tre {key}": value for key, value in errors.items()}
     return {**row, "warnings": "; ".join(report["warnings"])}

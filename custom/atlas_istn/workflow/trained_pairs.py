@@ -30,7 +30,7 @@ Trained on {date} for {epochs} epochs with atlas_istn {version}. Data: {data_sou
 
 Means over the {pairs} validation pairs, by which the model was chosen: expect less on others.
 
-| result | Dice | ASD [mm] | HD95 [mm] |
+| result | Dice | ASD [{unit}] | HD95 [{unit}] |
 | --- | --- | --- | --- |
 {rows}
 
@@ -121,4 +121,4 @@ def _describe(metadata: dict[str, Any], summary: dict[str, Any]) -> str:
     for name, found in summary["results"].items():
         figures = " | ".join(f"{found['mean'][metric]['mean']:.3f}" for metric in ("dice", "asd", "hd95"))
         rows.append(f"| {name.replace('_', ' ')} | {figures} |")
-    return _README.format(**metadata["training"] | metadata, rows="\n".join(rows))
+    return _README.format(**metadata["training"] | metadata, rows="\n".join(rows), unit=summary["length_unit"])
