@@ -392,7 +392,9 @@ def test_label_values_are_those_of_the_data_set(pair: Path, tmp_path: Path, soli
 def test_test_list_chooses_the_cases(letters: Path, tmp_path: Path, plane_model: Path) -> None:
     settings = {**PLANE, "refine_iterations": 0, "test_list": "one"}
     output = infer(letters, tmp_path, plane_model, "inference.yaml", "data/letter_b.yaml", **settings)
-    assert sorted(path.name for path in output.iterdir()) == ["atlas", "summary.csv", "wide"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        *("atlas", "labels.ctbl", "labels.label.txt", "summary.csv", "wide")
+    ]
 
 
 # Evaluation.
@@ -614,7 +616,7 @@ def test_evaluate_runs_from_another_folder(letters: Path, tmp_path: Path, plane_
     done = command("evaluate", str(files), tmp_path, **settings)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert "HD95 [mm]" in done.stdout
+    assert "HD95 [pixels]" in done.stdout
     assert (tmp_path / "out" / "wide" / "wide_seg.png").is_file()
     assert len(read_rows(tmp_path / "out" / "metrics.csv")) == 2 * 3
 

@@ -11,6 +11,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
@@ -106,6 +108,23 @@ def test_the_last_validation_is_what_evaluate_gives(
         for folder in (tmp_path, trained / "validation" / "model")
     )
     assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_probability_maps_are_what_the_labels_come_from(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    scans = trained.parent / "data" / "imagesTs"
+    settings = {"dataset_dir": scans, "output_dir": tmp_path, "device": "cpu", "write_probabilities": True}
+    run(trained / "configs" / "inference.yaml", "inference", **settings)
+    for scan in scans.iterdir():
+        folder = tmp_path / scan.stem
+        labels = np.asarray(Image.open(folder / f"{scan.stem}_seg.png")).T
+        probability = nib.load(folder / f"{scan.stem}_probability_255_letter.nii.gz").get_fdata()
+        assert probability.shape == labels.shape
+        assert 0 < ((probability > 0.02) & (probability < 0.98)).mean() < 0.5  # soft, at the edges
+        assert ((probability > 0.5) == (labels == 255)).mean() > 0.995  # all but what keeps the topology
+    assert "255 letter " in (tmp_path / "labels.ctbl").read_text()
 
 
 def test_other_settings_than_the_model_was_trained_with_are_refused_by_name(

@@ -27,6 +27,7 @@ from atlas_istn.io.outputs import (
     write_image,
     write_json,
     write_labelmap,
+    write_probability,
     write_transforms,
 )
 from atlas_istn.spatial import Transform
@@ -118,6 +119,23 @@ def test_channels_are_read_as_channels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sitk.GetArrayFromImage(seen), plane.transpose(1, 0, 2))
     seen = sitk.ReadImage(str(tmp_path / "solid.nii.gz"))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(seen), solid.transpose(3, 2, 1, 0))
+
+
+@pytest.mark.parametrize("like", [False, True])
+def test_probabilities_take_a_byte_and_are_read_as_probabilities(tmp_path: Path, like: bool) -> None:
+    affine = np.diag([-1.0, 2.0, 3.0, 1.0])
+    image = tmp_path / "image.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((6, 5, 4), np.float32), affine), image)
+    soft = np.random.default_rng(0).uniform(-0.1, 1.1, (6, 5, 4)).astype(np.float32)
+    write_probability(soft, affine, tmp_path / "p.nii.gz", image if like else "")
+    assert nib.load(tmp_path / "p.nii.gz").get_data_dtype() == np.uint8
+    for found in (
+        nib.load(tmp_path / "p.nii.gz").get_fdata(),
+        sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "p.nii.gz"))).T,
+        read_volume(tmp_path / "p.nii.gz", 3)[0].numpy(),
+    ):
+        np.testing.assert_allclose(found, soft.clip(0, 1), atol=0.5 / 255 + 1e-6)
+        assert (found.min(), found.max()) == pytest.approx((0, 1))
 
 
 def test_the_centre_of_the_atlas_is_the_origin_of_its_world() -> None:

@@ -9,11 +9,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["IMAGE_SUFFIXES", "case_names", "is_png"]
+__all__ = ["IMAGE_SUFFIXES", "case_names", "is_png", "safe_name"]
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".png", ".nrrd", ".mha")
 _TAKEN = ("atlas", "summary.csv", "summary.json", "metrics.csv")  # what a run writes beside the folders of its cases
 _LONGEST = 100  # characters; endings follow, and file systems take 255 bytes
+
+
+def safe_name(text: str) -> str:
+    """Return a text with underscores in place of all that is neither letter nor digit."""
+    return "".join(character if character.isalnum() else "_" for character in text)
 
 
 def is_png(path: str | os.PathLike[str]) -> bool:

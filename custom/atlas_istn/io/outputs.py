@@ -29,12 +29,17 @@ __all__ = [
     "write_image",
     "write_json",
     "write_labelmap",
+    "write_probability",
     "write_transforms",
 ]
 
 
 def write_image(
-    voxels: np.ndarray, affine: np.ndarray, path: str | os.PathLike[str], like: str | os.PathLike[str] = ""
+    voxels: np.ndarray,
+    affine: np.ndarray,
+    path: str | os.PathLike[str],
+    like: str | os.PathLike[str] = "",
+    slope: float | None = None,
 ) -> None:
     """Write an image as NIfTI, with the same geometry in qform and sform, or with that of another file.
 
@@ -46,6 +51,7 @@ def write_image(
         like: an image on the same grid. If it is NIfTI, all that its header says of geometry is taken over as it is:
             both forms, codes, voxel sizes and unit, so that every tool sees the two in one place, whatever it makes of
             such a header.
+        slope: what the voxels have to be multiplied by to give the values; kept in the header.
 
     Raises:
         InputError: the file cannot be written.
@@ -66,6 +72,7 @@ def write_image(
         source = read_nifti_header(like)
         for field in GEOMETRY_FIELDS:
             image.header[field] = source[field]
+    image.header.set_slope_inter(slope, None if slope is None else 0.0)
     write_whole(path, lambda part: nib.save(image, part))
 
 
@@ -102,6 +109,24 @@ def write_labelmap(
         write_whole(path, lambda part: Image.fromarray(values.T).save(part))
     else:
         write_image(values, affine, path, like)
+
+
+def write_probability(
+    probability: np.ndarray, affine: np.ndarray, path: str | os.PathLike[str], like: str | os.PathLike[str] = ""
+) -> None:
+    """Write a probability ``[*shape]`` as NIfTI, a byte for each voxel: in steps of 1/255.
+
+    Args:
+        probability: cut to 0 to 1.
+        affine: voxel to RAS world map.
+        path: ``.nii.gz``.
+        like: the image that was segmented, see `write_image`.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    steps = np.iinfo(np.uint8).max
+    write_image((probability.clip(0, 1) * steps).round().astype(np.uint8), affine, path, like, slope=1 / steps)
 
 
 def write_json(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

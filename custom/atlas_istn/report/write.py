@@ -8,7 +8,7 @@ import csv
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,11 +146,13 @@ def write_report(
     metrics = _metrics(output / "metrics.csv")
     files = [result_file(folder, RESULTS["refine"].ending) for folder in folders]
     dim = image_dimensions(files[0])
-    atlas = _Atlas(output / "atlas", dim) if (output / "atlas").is_dir() else None
-    units = Units.of(dim, length_unit(files[0], read_case_report(folders[0]).get("pixel_size")))
+    first = read_case_report(folders[0])
+    colours = {value: label_colour(number) for number, value in enumerate(first["labels"].values())}
+    atlas = _Atlas(output / "atlas", dim, colours) if (output / "atlas").is_dir() else None
+    units = Units.of(dim, length_unit(files[0], first.get("pixel_size")))
     with _one_thread():
         pages = [
-            _page(folder, dim, atlas, units, sources.get(folder.name, {}), metrics.get(folder.name, {}))
+            _page(folder, dim, atlas, units, colours, sources.get(folder.name, {}), metrics.get(folder.name, {}))
             for folder in tqdm(folders, desc="report", unit="case")
         ]
     pages.sort(key=lambda page: page.rank)
@@ -180,7 +182,7 @@ def write_report(
             "uncertainty": drawing.gradient(drawing.UNCERTAINTY_COLOURS),
         },
         curve_size=CURVE,
-        colours=_colours(value for page in pages for value in page.report["labels"].values()),
+        colours=colours,
         atlas=atlas,
         version=__version__,
     )
@@ -205,7 +207,7 @@ def _one_thread() -> Iterator[None]:
 class _Atlas:
     """The atlas of a run: the topology of its labels, and a picture of it."""
 
-    def __init__(self, folder: Path, dim: int) -> None:
+    def __init__(self, folder: Path, dim: int, colours: Mapping[int, str]) -> None:
         path = folder / "atlas_labelmap.nii.gz"
         if not path.is_file():
             raise InputError(f"{path}: no such file. Expected the atlas that inference writes. Run inference again.")
@@ -217,15 +219,10 @@ class _Atlas:
             View(
                 plane,
                 drawing.grey(plane.cut(image[0].numpy())),
-                drawing.tinted(plane.cut(_values(labelmap)), _colours(values)),
+                drawing.tinted(plane.cut(_values(labelmap)), colours),
             )
             for plane in choose_planes(_values(labelmap), labelmap.pixdim.tolist(), MARGIN)
         ]
-
-
-def _colours(values: Iterable[int]) -> dict[int, str]:
-    """Label value → its colour."""
-    return {value: label_colour(number) for number, value in enumerate(sorted(set(values)))}
 
 
 def _values(labelmap: MetaTensor) -> npt.NDArray[np.int64]:
@@ -254,6 +251,7 @@ def _page(
     dim: int,
     atlas: _Atlas | None,
     units: Units,
+    colours: Mapping[int, str],
     source: Mapping[str, str],
     metrics: dict[str, dict[str, dict[str, Any]]],
 ) -> CasePage:
@@ -276,7 +274,7 @@ def _page(
         {result: float(np.nanmean(dice)) for result, dice in scores.items() if not np.isnan(dice).all()},
         curve(report["loss_curve"]) if report["loss_curve"] else None,
         all(kind == "good" for kind, _ in topology),
-        _views(folder, maps, source, _colours(report["labels"].values())),
+        _views(folder, maps, source, colours),
     )
 
 

@@ -191,6 +191,7 @@ REFINEMENT = {
 
 OUTPUT = {
     "write_uncertainty": _truth("write the entropy of the labels"),
+    "write_probabilities": _truth("write a soft map of each label"),
     "write_transforms": _truth("write the registration of each case"),
     "output_format": _text("what is written for DICOM series", "nifti", "dicom_seg"),
     "evaluate_space": _text("grid on which results are scored", "native", "model"),

@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 
 from ..errors import InputError
 from ..io.loading import PixelSize, read_volume
-from ..io.names import is_png
+from ..io.names import is_png, safe_name
 from ..io.registration import Registration, read_registration
 from ..io.results import length_unit, read_case_report, result_file
 
@@ -168,7 +168,7 @@ class Run:
             names = list(json.loads(path.read_text(encoding="utf-8"))["topology"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: expected the report that inference writes. Run inference again.") from error
-        return ["".join(c if c.isalnum() else "_" for c in name) for name in names]
+        return [safe_name(name) for name in names]
 
     def label_values(self) -> list[int]:
         """Values of the foreground labels in the labelmap files, in the order of the atlas's channels.

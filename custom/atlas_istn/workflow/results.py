@@ -4,7 +4,8 @@
 
 `to_dictionary` is the one place in which a result becomes a dictionary, and `CaseResult.of` the one in which what the
 postprocessing leaves there is taken up again. Keys: ``pred`` the segmentation, ``itn`` and ``one_pass`` the other soft
-labelmaps, ``uncertainty``; they are MONAI's and those of configurations.
+labelmaps, ``uncertainty``, and ``probabilities``, a copy of ``pred`` before it becomes a labelmap; they are MONAI's and
+those of configurations.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class CaseResult:
         labelmaps: key → class indices ``[1, *native]``.
         uncertainty: ``[1, *native]``, if asked for.
         atlas_labels: soft labelmap of the atlas ``[1, Nc, *shape]``.
+        probabilities: soft labelmap of the full method ``[Nc, *native]``, if asked for.
     """
 
     case: str
@@ -70,6 +72,7 @@ class CaseResult:
     labelmaps: Mapping[str, MetaTensor]
     uncertainty: MetaTensor | None
     atlas_labels: Tensor
+    probabilities: MetaTensor | None = None
 
     @classmethod
     def of(
@@ -85,6 +88,7 @@ class CaseResult:
             labelmaps={key: output[key] for key in (Keys.PRED, "itn", "one_pass") if key in output},
             uncertainty=output.get("uncertainty"),
             atlas_labels=atlas_labels,
+            probabilities=output.get("probabilities"),
         )
 
     @property

@@ -15,17 +15,21 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
+from ..io.colour_tables import write_colour_tables
 from ..io.label_table import LabelValues, written_values
+from ..io.names import safe_name
 from ..io.outputs import (
     atlas_grid_affine,
     write_csv,
     write_image,
     write_json,
     write_labelmap,
+    write_probability,
     write_transforms,
 )
 from ..io.registration import write_registration
 from ..networks import AtlasISTN
+from ..pictures.palette import label_colour
 from ..topology import labelmap_topology
 from .cases import failing_alone
 from .cohort import KEY, Cohort, gathered
@@ -46,7 +50,7 @@ LARGER = "the image is larger than the model's grid: what lies outside it was no
 
 
 class CaseWriter:
-    """Handler that writes the files of each case, the atlas and a summary of the run.
+    """Handler that writes the files of each case, the atlas, colour tables of the labels and a summary of the run.
 
     Args:
         output_dir: folder of the results.
@@ -88,16 +92,18 @@ class CaseWriter:
         engine.add_event_handler(Events.COMPLETED, self._write_summary)
 
     def start(self) -> None:
-        """Begin a run: write the atlas, where there is a registration."""
+        """Begin a run: write the colour tables and, where there is a registration, the atlas."""
         self.summary = []
+        labels = {self.label_values[i]: (name, label_colour(i - 1)) for i, name in self.label_names.items() if i > 0}
+        write_colour_tables(self.output_dir, labels)
         network, folder = self.network, self.output_dir / "atlas"
         if network.stn is None:
             return
         affine = atlas_grid_affine(network.atlas_labels.shape[2:], network.spacing)
-        labels = network.atlas_labels[0].float().cpu().numpy()
+        soft = network.atlas_labels[0].float().cpu().numpy()
         write_image(network.atlas_image[0, 0].float().cpu().numpy(), affine, folder / "atlas_image.nii.gz")
-        write_image(np.moveaxis(labels, 0, -1), affine, folder / "atlas_probabilities.nii.gz")
-        write_labelmap(labels.argmax(axis=0), affine, self.label_values, folder / "atlas_labelmap.nii.gz")
+        write_image(np.moveaxis(soft, 0, -1), affine, folder / "atlas_probabilities.nii.gz")
+        write_labelmap(soft.argmax(axis=0), affine, self.label_values, folder / "atlas_labelmap.nii.gz")
 
     def _write_batch(self, engine: Engine) -> None:
         for case in engine.state.cases:
@@ -120,6 +126,12 @@ class CaseWriter:
         if case.uncertainty is not None:
             entropy, path = np.asarray(case.uncertainty[0].cpu()), folder / f"{name}_uncertainty.nii.gz"
             write_image(entropy, native_affine(case.uncertainty), path, case.source)
+        if case.probabilities is not None:
+            for index, label in self.label_names.items():
+                if index > 0:
+                    path = folder / f"{name}_probability_{self.label_values[index]}_{safe_name(label)}.nii.gz"
+                    soft = np.asarray(case.probabilities[index].cpu())
+                    write_probability(soft, native_affine(case.probabilities), path, case.source)
         transform = case.result.transform
         if transform and self.transforms:
             write_transforms(transform, case.grid_affine, lambda direction: folder / f"{name}_{direction}.h5")
