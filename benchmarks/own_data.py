@@ -1,0 +1,145 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What a user gets for his own data: plan and training with nothing else, on several sets, and rivals in the same time.
+
+    python benchmarks/own_data.py DATA_DIR --output_dir output/own_data --hours 0.2 --sets letter_b,cardiac_mr
+
+DATA_DIR holds the data sets, a folder each. For each set this runs the commands that a user types. Then the same
+time is given to the segmentation network alone (``variants/unet.yaml``, same split, grid and settings) and, where the
+repository has one, to the configuration that is tuned for the set. Time is the processor time of the training's process,
+which other load on the machine hardly changes. All are scored on the same cases in native space, and `compare` makes
+the table. What is done already is not done again; a training that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from atlas_istn.io.outputs import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = "bundle/configs"
+PLANS = {
+    "cardiac_mr": ["--lists", "bssfp"],
+    "brain_2d": ["--labels", "L-Thal=5,L-Caud=6,L-Put=7,L-Pall=8,R-Thal=18,R-Caud=19,R-Put=20,R-Pall=21"],
+    "mouse_brain": ["--labels", "hippocampus=1+21"],
+}
+"""Data set → what its plan has to be told."""
+SETS = ["letter_b", "hippocampus", *PLANS]
+TEST_LISTS = {"letter_b": "test_corrupt", "mouse_brain": "validation"}
+"""Data set → the list to score, where it is not ``test``."""
+TRIAL_EPOCHS = (2, 8)
+
+
+class Runner:
+    """Runs commands of this Python, each once.
+
+    Args:
+        folder: of the logs and the times.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def run(self, name: str, *command: str) -> float:
+        """Run a command unless it has been run, and return the seconds of processor time that it took.
+
+        Raises:
+            SystemExit: it failed.
+        """
+        done, log_path = self.folder / f"{name}.json", self.folder / f"{name}.log"
+        if not done.exists():
+            print(f"{time.strftime('%H:%M:%S')} {self.folder.name}: {name}", flush=True)
+            whole = [sys.executable, "-m", *command]
+            with log_path.open("a", encoding="utf-8") as log:
+                process = subprocess.Popen(whole, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+                begin = time.monotonic()
+                _, status, usage = os.wait4(process.pid, 0)
+            if status:
+                raise SystemExit(f"failed, see {log_path}: {shlex.join(whole)}")
+            seconds = {"seconds": usage.ru_utime + usage.ru_stime, "wall_seconds": time.monotonic() - begin}
+            write_json({"command": shlex.join(whole), **seconds}, done)
+        return float(json.loads(done.read_text(encoding="utf-8"))["seconds"])
+
+    def bundle(self, name: str, run_id: str, configs: Sequence[str], **settings: Any) -> float:
+        """Run a workflow of the bundle."""
+        overrides = [f"--{key}={value}" for key, value in settings.items()]
+        return self.run(name, "monai.bundle", "run", run_id, "--config_file", str(list(configs)), *overrides)
+
+
+def train_as_long(runner: Runner, name: str, configs: Sequence[str], seconds: float) -> None:
+    """Train configurations for as many epochs as fit into the seconds, see ``TRIAL_EPOCHS``."""
+    stack = [f"{CONFIGS}/train.yaml", *configs]
+    trial = {"output_dir": runner.folder / "trial", "bundle_root": runner.folder / "trial", "overwrite": "true"}
+    few, more = (
+        runner.bundle(f"{name}_{n}", "training", stack, max_epochs=n, val_interval=9, **trial) for n in TRIAL_EPOCHS
+    )
+    epoch = (more - few) / (TRIAL_EPOCHS[1] - TRIAL_EPOCHS[0])
+    epochs = max(1, round(TRIAL_EPOCHS[0] + (seconds - few) / epoch))
+    length = {
+        "max_epochs": epochs,
+        "val_interval": max(1, epochs // 8),
+        "learning_rate_half_life": round(epochs / 6, 1),
+    }
+    work = runner.folder / name
+    runner.bundle(name, "training", stack, output_dir=work, bundle_root=work, resume="true", **length)
+
+
+def walk(data: Path, folder: Path, hours: float) -> None:
+    """Go the whole way with one data set, and print its table."""
+    runner, work = Runner(folder), folder / "own"
+    budget = [f"--hours={hours}"] if hours else []
+    runner.run("plan", "atlas_istn", "plan", str(data), "--output_dir", str(work), *budget, *PLANS.get(data.name, []))
+    own = work / "configs" / "data.yaml"
+    seconds = runner.bundle("own", "training", [f"{CONFIGS}/train.yaml", str(own)], resume="true")
+    rivals = {"unet": [str(own), f"{CONFIGS}/variants/unet.yaml"]}
+    if (ROOT / CONFIGS / "data" / f"{data.name}.yaml").exists():
+        rivals["tuned"] = [str(own_lists(own, folder)), f"{CONFIGS}/data/{data.name}.yaml"]
+    for name, configs in rivals.items():
+        train_as_long(runner, name, configs, seconds)
+    models = ["own", *rivals]
+    for name in models:
+        evaluate = [str(folder / name / "configs" / "evaluate.yaml")]
+        test_list = TEST_LISTS.get(data.name, "test")
+        runner.bundle(
+            f"evaluate_{name}", "evaluate", evaluate, test_list=test_list, output_dir=folder / f"{name}_scores"
+        )
+    scores = [str(folder / f"{name}_scores") for name in models]
+    runner.run("compare", "atlas_istn", "compare", *scores, "--output_dir", str(folder / "comparison"))
+
+
+def own_lists(own: Path, folder: Path) -> Path:
+    """Write what a tuned configuration needs to know of the plan: where the cases are, and their labels."""
+    plan = yaml.safe_load(own.read_text(encoding="utf-8"))
+    known = {key: plan[key] for key in ("dataset_dir", "data_list_file", "localise") if key in plan}
+    path = folder / "lists.yaml"
+    path.write_text(yaml.safe_dump(known), encoding="utf-8")
+    return path
+
+
+def main() -> None:
+    """Parse the arguments and go the way with each set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data_dir", type=Path)
+    parser.add_argument("--output_dir", type=Path, default=Path("output/own_data"))
+    parser.add_argument("--hours", type=float, default=0, help="of each plan; by default plan's own")
+    parser.add_argument("--sets", default=",".join(SETS))
+    arguments = parser.parse_args()
+    for name in arguments.sets.split(","):
+        walk(arguments.data_dir.resolve() / name, arguments.output_dir.resolve() / name, arguments.hours)
+
+
+if __name__ == "__main__":
+    main()
