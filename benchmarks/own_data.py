@@ -6,9 +6,9 @@
 
 DATA_DIR holds the data sets, a folder each. For each set this runs the commands that a user types. Then the same
 time is given to the segmentation network alone (``variants/unet.yaml``, same split, grid and settings) and, where the
-repository has one, to the configuration that is tuned for the set. Time is the processor time of the training's process,
-which other load on the machine hardly changes. All are scored on the same cases in native space, and `compare` makes
-the table. What is done already is not done again; a training that was stopped goes on.
+repository has one, to the configuration that is tuned for the set. Time is the processor time of the training, which
+other load on the machine hardly changes. All are scored on the same cases in native space, and `compare` makes the
+table. What is done already is not done again; a training that was stopped goes on.
 """
 
 from __future__ import annotations

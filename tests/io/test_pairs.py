@@ -56,8 +56,19 @@ def test_drawn_pairs_differ_and_repeat_with_the_seed(tmp_path: Path) -> None:
     assert all(pair["fixed"] != pair["moving"] for pair in drawn)
     some = [find_pairs(folder, "training", random_pairs=5, seed=seed) for seed in (1, 1, 2)]
     assert some[0] == some[1] != some[2]
-    with pytest.raises(InputError, match=r"expected 13 pairs .* found 12 of its 4 entries"):
+    with pytest.raises(InputError, match=r"at most 12 pairs.* found 13"):
         find_pairs(folder, "training", random_pairs=13)
+
+
+def test_pairs_of_two_modalities_are_of_different_patients(tmp_path: Path) -> None:
+    names = {kind: [f"patient{number}_{kind}" for number in (1, 2, 3)] for kind in ("bssfp", "lge")}
+    folder = lists(tmp_path, **{kind: [{"image": f"{name}.nii.gz"} for name in found] for kind, found in names.items()})
+    drawn = find_pairs(folder, "lge", random_pairs=6, moving_list="bssfp")
+    assert {pair["case"] for pair in drawn} == {
+        f"patient{one}_lge__patient{other}_bssfp" for one in (1, 2, 3) for other in (1, 2, 3) if one != other
+    }
+    with pytest.raises(InputError, match=r"at most 6 pairs"):
+        find_pairs(folder, "lge", random_pairs=7, moving_list="bssfp")
 
 
 def test_equal_pairs_are_counted(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ TRANSFORMATIONS = {
     "shear": Affine("shear", max_translation=3.0, max_log_scale=0.2),
     "b_spline": Deformation("b_spline", distance=8, max_displacement=4.0),
     "velocity": Deformation("velocity"),
+    "displacements": Deformation("displacements", affine=Affine("affine"), max_displacement=6.0),
     "affine_b_spline": Deformation("b_spline", distance=8, affine=Affine("shear")),
     "affine_velocity": Deformation("velocity", affine=Affine("affine")),
 }

@@ -12,6 +12,7 @@ from monai.networks.layers import GaussianFilter
 
 from atlas_istn.registration.similarity import (
     LocalCorrelation,
+    MultiscaleDice,
     MutualInformation,
     RobustError,
     SoftDice,
@@ -104,3 +105,32 @@ def test_soft_dice_as_usual_and_as_printed() -> None:
     first[0, 1, :6] = second[0, 1, 3:9] = 1.0
     torch.testing.assert_close(SoftDice()(first, second), torch.tensor([1 - 6 / 12]), rtol=0, atol=1e-5)
     torch.testing.assert_close(SoftDice(half=True)(first, second), torch.tensor([1 - 3 / 12]), rtol=0, atol=1e-5)
+
+
+def boxes(shift: int, size: int = 40) -> torch.Tensor:
+    image = torch.zeros(1, 1, size, size)
+    image[..., 10 + shift : 16 + shift, 10:16] = 1.0
+    return image
+
+
+def test_multiscale_dice_agrees_with_the_dice_where_nothing_is_blurred() -> None:
+    first, second = boxes(0), boxes(2)
+    torch.testing.assert_close(
+        MultiscaleDice([0], [1.0, 1.0])(first, second), torch.tensor([1 - 24 / 36]), atol=1e-4, rtol=0
+    )
+    same = MultiscaleDice([0, 2, 8], [1.0, 1.0])(first, first)
+    torch.testing.assert_close(same, torch.zeros(1), atol=1e-4, rtol=0)  # DiceLoss smooths by 1e-5
+
+
+def test_multiscale_dice_pulls_structures_that_do_not_overlap() -> None:
+    far, near = boxes(14), boxes(10)
+    plain, coarse = MultiscaleDice([0], [1.0, 1.0]), MultiscaleDice([0, 8], [1.0, 1.0])
+    assert plain(far, boxes(0)) == plain(near, boxes(0))
+    assert coarse(far, boxes(0)) > coarse(near, boxes(0)) + 0.01
+
+
+def test_scales_are_millimetres_and_bounded_across_thick_slices() -> None:
+    thin = MultiscaleDice([4], [2.0, 2.0, 2.0])
+    assert thin.sigmas == [[2.0, 2.0, 2.0]]
+    thick = MultiscaleDice([16], [2.0, 2.0, 5.0])
+    assert thick.sigmas == [[8.0, 8.0, 2.0]]

@@ -11,7 +11,9 @@ import torch
 
 from atlas_istn.errors import InputError
 from atlas_istn.networks import AdditiveNet, PairISTN, PairTransformerNetwork
+from atlas_istn.registration.regularisers import mean_squared_gradient
 from atlas_istn.registration.transformations import Affine, Deformation
+from atlas_istn.spatial import warp
 from atlas_istn.training.pair_loss import PairLoss
 
 OBJECTIVES = {
@@ -61,6 +63,28 @@ def test_a_regulariser_is_an_option() -> None:
     weighted = loss(parts, structures)
     assert weighted > without
     torch.testing.assert_close(weighted, loss.terms["structures"] + 0.5 * loss.terms["lambda"])
+
+
+def test_two_way_consistent_objective_is_that_of_the_paper() -> None:
+    """X-MAS, eq. (3) to (5), with the squared error in place of the Dice."""
+    torch.manual_seed(1)
+    transformation = Deformation("displacements")
+    net = PairISTN(None, PairTransformerNetwork(2, 2, transformation, (4, 8)), transformation, [1.0, 1.0])
+    parts = net.parts(torch.rand(3, 2, 20, 24))
+    parts["state"] = (0.3 * torch.randn_like(parts["state"][0]),)
+    moving, fixed = torch.rand(3, 2, 20, 24).chunk(2, dim=1)
+    u, v = (
+        net.transform(parts["state"], moving).moving_to_fixed(),
+        net.transform(parts["state"], moving).fixed_to_moving(),
+    )
+    assert not torch.allclose(u, v)  # each for itself
+    two_way = mse(warp(moving, u), fixed) + mse(warp(fixed, v), moving)
+    consistency = mse(warp(warp(moving, u), v), moving) + mse(warp(warp(fixed, v), u), fixed)
+    weights = {"structures": 1.0, "backward": 1.0, "invertible": 0.2, "lambda": 0.6}
+    loss = PairLoss(net, weights)
+    found = loss(parts, torch.cat([moving, fixed], dim=1))
+    smoothness = sum(mean_squared_gradient(field, [1.0, 1.0]).mean() for field in parts["state"][0].chunk(2, dim=1))
+    torch.testing.assert_close(found, two_way + 0.2 * consistency + 0.3 * smoothness)
 
 
 def test_what_makes_no_sense_is_refused() -> None:

@@ -9,10 +9,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["IMAGE_SUFFIXES", "case_names", "is_png", "safe_name"]
+__all__ = ["IMAGE_SUFFIXES", "case_names", "is_png", "patients_of", "safe_name"]
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".png", ".nrrd", ".mha")
 _TAKEN = ("atlas", "summary.csv", "summary.json", "metrics.csv")  # what a run writes beside the folders of its cases
+_CASES_PER_PATIENT = 4  # on average at most, for what names have in common to be a patient
 _LONGEST = 100  # characters; endings follow, and file systems take 255 bytes
 
 
@@ -52,3 +53,22 @@ def case_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
         taken.add(name.casefold())
         names.append(name)
     return names
+
+
+def patients_of(names: Sequence[str]) -> list[str]:
+    """Name the patient of each case, as far as the names of the cases tell.
+
+    A patient is ``sub-…`` of BIDS, or the shortest beginning of a name, up to a separator, that has a number and is not
+    common to more than four cases on average; where there is none, each case is a patient of its own.
+    """
+    tokens = [re.findall(r"[^-_. ]+[-_. ]*", name) for name in names]
+    for length in range(1, max(map(len, tokens), default=0) + 1):
+        patients = [
+            "".join(parts[: length + name.startswith("sub-")]).rstrip("-_. ")
+            for name, parts in zip(names, tokens, strict=True)
+        ]
+        number = len(set(patients))
+        numbered = all(re.search(r"\d", patient) for patient in patients)
+        if numbered and number * _CASES_PER_PATIENT >= len(names) and (number > 1 or len(names) == 1):
+            return patients
+    return list(names)

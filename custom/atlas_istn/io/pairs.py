@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import InputError
 from .cases import Cases, read_data_list, read_data_lists
-from .names import IMAGE_SUFFIXES, case_names
+from .names import IMAGE_SUFFIXES, case_names, patients_of
 from .points import POINT_SUFFIXES
 
 __all__ = ["SIDES", "find_pairs", "pair_name"]
@@ -31,6 +31,7 @@ def find_pairs(
     structures_dir: str = "",
     landmarks_dir: str = "",
     random_pairs: int = 0,
+    moving_list: str = "",
     seed: int = 0,
     with_structures: bool = True,
 ) -> Cases:
@@ -46,6 +47,8 @@ def find_pairs(
         structures_dir: folder within, in which files of structures have the names of the images.
         landmarks_dir: folder within, in which files of points have the names of the images; empty for none.
         random_pairs: number of pairs to draw from a list of images, without repetition; 0 for a list of pairs.
+        moving_list: the list from which the moving images are drawn, such as that of another modality, never with a
+            fixed image of the same patient, see `patients_of`; empty for list_name.
         seed: of the draw.
         with_structures: look for structures at all.
 
@@ -60,8 +63,11 @@ def find_pairs(
     source = folder / "dataset.json"
     if not source.is_file():
         raise InputError(f"{source}: no such file. Expected a dataset.json with lists of pairs. Check dataset_dir.")
-    items = read_data_list(source, list_name)
-    entries = _drawn(items, source, list_name, random_pairs, seed) if random_pairs else items
+    entries = read_data_list(source, list_name)
+    if random_pairs:
+        fixed = _images(entries, source, list_name)
+        moving = _images(read_data_list(source, moving_list), source, moving_list) if moving_list else fixed
+        entries = _drawn(fixed, moving, random_pairs, seed, f"{source}: random_pairs of the list '{list_name}'")
     labels = _labels(source)
     pairs: list[dict[str, str]] = []
     for number, entry in enumerate(entries, start=1):
@@ -90,18 +96,26 @@ def find_pairs(
     return Cases(sorted(pairs, key=lambda pair: pair["case"]))
 
 
-def _drawn(items: Any, source: Path, list_name: str, count: int, seed: int) -> list[dict[str, str]]:
+def _images(items: Any, source: Path, list_name: str) -> list[str]:
+    """Image of each entry of a list."""
     images = [item.get("image") if isinstance(item, Mapping) else item for item in items]
-    possible = len(images) * (len(images) - 1)
-    if not all(isinstance(image, str) for image in images) or count > possible:
-        found = f"{possible} of its {len(images)} entries" if all(images) else "entries that are no images"
-        raise InputError(f"{source}: random_pairs: expected {count} pairs of the list '{list_name}', found {found}.")
-    chosen = np.random.default_rng(seed).choice(possible, count, replace=False)
-    pairs = []
-    for number in chosen.tolist():
-        fixed, other = divmod(number, len(images) - 1)
-        pairs.append({"fixed": images[fixed], "moving": images[other + (other >= fixed)]})
-    return pairs
+    found = [image for image in images if isinstance(image, str)]
+    if len(found) < len(images):
+        raise InputError(f"{source}: the list '{list_name}' has entries that are no images, of which to draw pairs.")
+    return found
+
+
+def _drawn(fixed: list[str], moving: list[str], count: int, seed: int, where: str) -> list[dict[str, str]]:
+    """Pairs of different images, of two lists those of different patients."""
+    keys = {image: image for image in fixed}
+    if moving != fixed:
+        names = [*fixed, *moving]
+        keys = dict(zip(names, patients_of([case_names([name])[0] for name in names]), strict=True))
+    possible = [(one, other) for one in fixed for other in moving if keys[one] != keys[other]]
+    if count > len(possible):
+        raise InputError(f"{where}: expected at most {len(possible)} pairs, as many as can be drawn, found {count}.")
+    chosen = np.random.default_rng(seed).choice(len(possible), count, replace=False)
+    return [{"fixed": possible[number][0], "moving": possible[number][1]} for number in chosen.tolist()]
 
 
 def _labels(source: Path) -> dict[str, str]:

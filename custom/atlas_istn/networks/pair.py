@@ -52,13 +52,14 @@ class PairTransformerNetwork(nn.Module):
         super().__init__()
         probe = transformation.initial(1, Grid((_PROBE,) * spatial_dims, (1.0,) * spatial_dims))
         affine = [tensor.shape[1] for tensor in probe if tensor.ndim == 2]
-        self.has_field = len(affine) < len(probe)
+        fields = [tensor.shape[1] for tensor in probe if tensor.ndim > 2]
+        self.has_field = bool(fields)
         self.cells = cells
         self.features = EncoderDecoder(
             spatial_dims, in_channels, channels, first_stride=2, norm=norm, decoder=self.has_field
         )
         if self.has_field:
-            self.field_head = Convolution(spatial_dims, channels[0], spatial_dims, conv_only=True)
+            self.field_head = Convolution(spatial_dims, channels[0], fields[0], conv_only=True)
             for parameter in self.field_head.parameters():
                 nn.init.normal_(parameter, std=1e-5)
         self.affine_head = None

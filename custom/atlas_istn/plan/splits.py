@@ -4,37 +4,27 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..errors import InputError
+from ..io.names import patients_of
 from .discover import LISTS, Case
 
 __all__ = ["folds", "patients", "split"]
 
 _SHARES = {"validation": 0.15, "test": 0.15}
 _FEWEST_FOR_TEST = 10  # patients; of fewer none is spared for a test
-_CASES_PER_PATIENT = 4  # on average at most, for what names have in common to be a patient
 
 
 def patients(cases: Sequence[Case]) -> dict[str, list[Case]]:
-    """Group cases by patient, as far as their names tell.
-
-    A patient is ``sub-…`` of BIDS, or the shortest beginning of a name, up to a separator, that has a number and is not
-    common to more than four cases on average.
-    """
-    tokens = {case: re.findall(r"[^-_. ]+[-_. ]*", case.name) for case in cases}
-    for length in range(1, max(map(len, tokens.values())) + 1):
-        groups: dict[str, list[Case]] = defaultdict(list)
-        for case in cases:
-            groups["".join(tokens[case][: length + (case.name.startswith("sub-"))]).rstrip("-_. ")].append(case)
-        numbered = all(re.search(r"\d", name) for name in groups)
-        if numbered and len(groups) * _CASES_PER_PATIENT >= len(cases) and (len(groups) > 1 or len(cases) == 1):
-            return dict(groups)
-    return {case.name: [case] for case in cases}
+    """Group cases by patient, as far as their names tell, see `patients_of`."""
+    groups: dict[str, list[Case]] = defaultdict(list)
+    for case, patient in zip(cases, patients_of([case.name for case in cases]), strict=True):
+        groups[patient].append(case)
+    return dict(groups)
 
 
 def split(cases: Sequence[Case], seed: int) -> dict[str, list[Case]]:

@@ -17,6 +17,7 @@ from ..spatial import (
     DeformationModel,
     DisplacementField,
     Transform,
+    TwoDisplacementFields,
     VelocityField,
     affine_matrix,
     control_points,
@@ -28,6 +29,7 @@ from .parameters import Build, FreeParameters, Parameters
 __all__ = ["Affine", "Deformation", "Grid", "Transformation"]
 
 _KINDS = ("rigid", "affine", "shear")
+_DEFORMATIONS = ("velocity", "displacement", "displacements", "b_spline")
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ class Deformation(Transformation):
     """Non-rigid maps, behind an affine one where there is one.
 
     Attributes:
-        kind: ``"velocity"`` (stationary, diffeomorphic), ``"displacement"`` (free) or ``"b_spline"`` (cubic).
+        kind: ``"velocity"`` (stationary, diffeomorphic), ``"displacement"`` (free), ``"displacements"`` (a free one for
+            each direction) or ``"b_spline"`` (cubic).
         distance: of the nodes of the field, in voxels of the image: 2 for a velocity at half resolution, 1 for a free
             displacement, some for a spline.
         affine: the map that acts first when the moving image is resampled; None for none.
@@ -155,10 +158,9 @@ class Deformation(Transformation):
     rate: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.kind not in ("velocity", "displacement", "b_spline"):
-            raise InputError(
-                f"kind of a deformation: expected velocity, displacement or b_spline, found '{self.kind}'."
-            )
+        if self.kind not in _DEFORMATIONS:
+            known = ", ".join(_DEFORMATIONS)
+            raise InputError(f"kind of a deformation: expected one of {known}, found '{self.kind}'.")
         if self.distance < 1:
             raise InputError(f"distance of the nodes of a field: expected at least 1 voxel, found {self.distance}.")
 
@@ -169,7 +171,8 @@ class Deformation(Transformation):
 
     def initial(self, batch: int, grid: Grid) -> tuple[Tensor, ...]:
         """Return the field and the affine parameters, where there are any, of identities."""
-        field = torch.zeros(batch, grid.dim, *self._nodes(grid.shape), device=grid.device)
+        fields = 2 if self.kind == "displacements" else 1
+        field = torch.zeros(batch, fields * grid.dim, *self._nodes(grid.shape), device=grid.device)
         return (field, *(self.affine.initial(batch, grid) if self.affine else ()))
 
     def build(self, grid: Grid) -> Build:
@@ -188,13 +191,16 @@ class Deformation(Transformation):
             return field
         nodes = grid.shape if self.kind == "b_spline" else field.shape[2:]
         sizes = [s * (n - 1) / (m - 1) for n, m, s in zip(grid.shape, nodes, grid.spacing, strict=True)]
-        limit = per_axis([self.max_displacement / size for size in sizes], field).reshape(-1, *[1] * grid.dim)
+        limits = [self.max_displacement / size for size in sizes] * (field.shape[1] // grid.dim)
+        limit = per_axis(limits, field).reshape(-1, *[1] * grid.dim)
         return limit * torch.tanh(field / limit)
 
     def _model(self, shape: tuple[int, ...]) -> DeformationModel:
         if self.kind == "velocity":
             return VelocityField(self.squarings)
-        return DisplacementField() if self.kind == "displacement" else BSpline(shape)
+        if self.kind == "b_spline":
+            return BSpline(shape)
+        return DisplacementField() if self.kind == "displacement" else TwoDisplacementFields()
 
     def _nodes(self, shape: Sequence[int]) -> list[int]:
         if self.kind == "b_spline":

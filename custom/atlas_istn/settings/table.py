@@ -108,6 +108,9 @@ PAIRS = {
     "score_bound": _truth("also register the structures themselves: the bound of what registration can reach"),
     "bound_iterations": _count("iterations of that", 1),
     "pair_start": _text("where pairs begin: centres of the grids, or as headers place them", "grids", "world"),
+    "moving_list": _text("list from which moving images are drawn; empty: that of the fixed ones"),
+    "val_moving_list": _text("list from which moving images of validation pairs are drawn"),
+    "val_random_pairs": _count("pairs drawn for validation; 0: its list has pairs"),
     "random_pairs": _count("pairs drawn from a list of images; 0: the list has pairs"),
     "intensity_percentiles": Setting("percentiles of an image that become 0 and 1", "numbers", 0, 100, length=2),
     "pair_loss_weights": Setting(
@@ -118,6 +121,8 @@ PAIRS = {
             "structures": _from_zero("of the structures"),
             "explicit": _from_zero("of representations and structures, before they are moved"),
             "implicit": _from_zero("of representations and structures, one of them moved"),
+            "backward": _from_zero("of the structures, the fixed ones moved"),
+            "invertible": _from_zero("of the structures and what there and back makes of them"),
             "lambda": _from_zero("λ of the regulariser"),
         },
     ),

@@ -18,7 +18,7 @@ from .affine import (
     num_affine_parameters,
 )
 from .b_spline import BSpline, control_points
-from .deformation import DeformationModel, DisplacementField, VelocityField, invert_displacement
+from .deformation import DeformationModel, DisplacementField, TwoDisplacementFields, VelocityField, invert_displacement
 from .jacobian import displacement_gradient, jacobian_determinant
 from .sampling import identity_grid, multiply_axis, per_axis, resample, resize_displacement, sample_displacement, warp
 from .transform import Transform, fixed_to_moving_displacement, moving_to_fixed_displacement
@@ -29,6 +29,7 @@ __all__ = [
     "DeformationModel",
     "DisplacementField",
     "Transform",
+    "TwoDisplacementFields",
     "VelocityField",
     "affine_matrix",
     "apply_affine",

@@ -13,7 +13,7 @@ from torch import Tensor
 from .sampling import full_precision, identity_grid, sample_displacement
 from .velocity import exponential
 
-__all__ = ["DeformationModel", "DisplacementField", "VelocityField", "invert_displacement"]
+__all__ = ["DeformationModel", "DisplacementField", "TwoDisplacementFields", "VelocityField", "invert_displacement"]
 
 
 class DeformationModel(Protocol):
@@ -53,6 +53,19 @@ class DisplacementField:
     def displacement(self, field: Tensor, inverse: bool) -> Tensor:
         """Return the field itself, for φ⁻¹, or its inverse by fixed point iteration, for φ."""
         return full_precision(field) if inverse else invert_displacement(field, self.iterations)
+
+
+@dataclass(frozen=True)
+class TwoDisplacementFields:
+    """Displacements of φ⁻¹ and, behind it, of φ, each for itself ``[B, 2 dim, *grid]`` (X-MAS, U and V).
+
+    Whether one undoes the other is up to who makes them, such as a network that is trained to.
+    """
+
+    def displacement(self, field: Tensor, inverse: bool) -> Tensor:
+        """Return the half of the field that belongs to the direction."""
+        of_inverse, forward = full_precision(field).chunk(2, dim=1)
+        return of_inverse if inverse else forward
 
 
 def invert_displacement(displacement: Tensor, iterations: int = 30) -> Tensor:

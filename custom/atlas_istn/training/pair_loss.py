@@ -1,6 +1,6 @@
 # Copyright 2026 The Atlas-ISTN bundle developers
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The objectives of training a pairwise ISTN (ISTN, eq. 1 and 2)."""
+"""The objectives of training registrations of pairs (ISTN, eq. 1 and 2; X-MAS, eq. 3 to 5)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ from .losses import check_finite
 
 __all__ = ["PairLoss"]
 
+_OF_STRUCTURES = ("structures", "explicit", "implicit", "backward", "invertible")
+_ERRORS = ("images", *_OF_STRUCTURES)
+
 
 class PairLoss(nn.Module):
-    """Weighted sum of the errors that the ISTN paper defines, and a regulariser.
+    """Weighted sum of the errors that the papers define, and a regulariser.
 
-    With M, F the images, M', F' their representations, S the structures of interest and T the transform:
+    With M, F the images, M', F' their representations, S the structures of interest, T the map that resamples the
+    moving image and B the one that resamples the fixed image:
 
     ==================  =================================  ==========================================
     weight              error                              is part of
@@ -33,7 +37,10 @@ class PairLoss(nn.Module):
     ``structures``      L(S_M∘T, S_F)                      STN-s, ISTN-e, ISTN-i
     ``explicit``        L(M', S_M) + L(F', S_F)            ISTN-e
     ``implicit``        L(M'∘T, S_F) + L(S_M∘T, F')        ISTN-i
-    ``lambda``          regulariser of the deformation     ours; 0 in the paper
+    ``backward``        L(S_F∘B, S_M)                      X-MAS, eq. 3, two-way
+    ``invertible``      L((S_M∘T)∘B, S_M)                  X-MAS, eq. 4, its consistency
+                        + L((S_F∘B)∘T, S_F)
+    ``lambda``          regulariser of the deformation     X-MAS, eq. 3; 0 in ISTN
     ==================  =================================  ==========================================
 
     Args:
@@ -58,10 +65,10 @@ class PairLoss(nn.Module):
         regulariser: Regulariser = mean_squared_gradient,
     ) -> None:
         super().__init__()
-        known = ("images", "structures", "explicit", "implicit", "lambda")
+        known = (*_ERRORS, "lambda")
         self.weights = {name: float(weights.get(name, 0.0)) for name in known}
         unknown = set(weights) - set(known)
-        if unknown or not any(self.weights[name] > 0 for name in known[:-1]):
+        if unknown or not any(self.weights[name] > 0 for name in _ERRORS):
             found = f"{sorted(unknown)[0]}" if unknown else "no weight above 0"
             raise InputError(f"pair_loss_weights: expected weights of {', '.join(known)}, found {found}.")
         self.network = network
@@ -90,24 +97,32 @@ class PairLoss(nn.Module):
         state = {f"parameters {number}": tensor for number, tensor in enumerate(output["state"], start=1)}
         check_finite({"moving": moving, "fixed": fixed, **state}, self.epoch)
         pairs = {"images": [Pair(moving, fixed, self.similarity)]}
-        explicit: list[Tensor] = []
-        if any(self.weights[name] > 0 for name in ("structures", "explicit", "implicit")):
+        others: dict[str, list[Tensor]] = {}
+        transform = self.network.transform(output["state"], moving)
+        if any(self.weights[name] > 0 for name in _OF_STRUCTURES):
             soi_moving, soi_fixed = self._structures(structures, moving)
             pairs["structures"] = [Pair(soi_moving, soi_fixed, self.similarity)]
+            pairs["backward"] = [Pair(soi_moving, soi_fixed, self.similarity, backward=True)]
             pairs["implicit"] = [Pair(moving, soi_fixed, self.similarity), Pair(soi_moving, fixed, self.similarity)]
             if self.weights["explicit"] > 0:
-                explicit = [self.similarity(moving, soi_moving), self.similarity(fixed, soi_fixed)]
+                others["explicit"] = [self.similarity(moving, soi_moving), self.similarity(fixed, soi_fixed)]
+            if self.weights["invertible"] > 0:
+                there_and_back = transform.to_moving(transform.to_fixed(soi_moving))
+                back_and_there = transform.to_fixed(transform.to_moving(soi_fixed))
+                others["invertible"] = [
+                    self.similarity(there_and_back, soi_moving),
+                    self.similarity(back_and_there, soi_fixed),
+                ]
         active = {name: found for name, found in pairs.items() if self.weights[name] > 0}
         terms: dict[str, Tensor] = {}
         if active:
             objective = Objective([pair for found in active.values() for pair in found], self.regulariser)
-            results = objective(self.network.transform(output["state"], moving))
+            results = objective(transform)
             errors = iter(results.errors)
             terms = {name: torch.stack([next(errors) for _ in found]).sum(dim=0) for name, found in active.items()}
             if self.weights["lambda"] > 0:
                 terms["lambda"] = results.penalty
-        if explicit:
-            terms["explicit"] = torch.stack(explicit).sum(dim=0)
+        terms |= {name: torch.stack(errors).sum(dim=0) for name, errors in others.items()}
         self.terms = {name: value.detach().mean() for name, value in terms.items()}
         check_finite(self.terms, self.epoch)
         return torch.stack([self.weights[name] * value for name, value in terms.items()]).sum(dim=0).mean()
