@@ -1,0 +1,164 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Label fusion beside that of ANTs on the same warps, and how time and memory grow.
+
+    python benchmarks/label_fusion.py agree DATA WORK --peers peers/bin/python
+    python benchmarks/label_fusion.py grow
+
+`agree` warps the first atlases of the training list onto the first cases of the validation list, once, and fuses them;
+`label_fusion_peers.py` says what the other environment needs. Both run on one thread; seconds are those of the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from scipy.ndimage import binary_dilation
+
+from atlas_istn.fusion.atlases import WarpedAtlases
+from atlas_istn.fusion.base import Fused, LabelFusion
+from atlas_istn.fusion.joint import JointLabelFusion
+from atlas_istn.fusion.staple import Staple
+from atlas_istn.fusion.vote import LocallyWeightedVote, PluralityVote
+
+__all__ = ["agree", "grow", "main"]
+
+_PEERS = Path(__file__).with_name("label_fusion_peers.py")
+_FUSIONS: dict[str, LabelFusion] = {
+    "vote": PluralityVote(),
+    "locally weighted": LocallyWeightedVote(),
+    "STAPLE": Staple(),
+    "JLF, search 0": JointLabelFusion(search_radius=0),
+    "JLF, search 1": JointLabelFusion(search_radius=1),
+    "JLF, search 2": JointLabelFusion(search_radius=2),
+}
+
+
+def agree(dataset: Path, work: Path, peers: str, atlases: int, cases: int) -> None:
+    """Print Dice with the truth, Dice between ours and ANTs', and both times, case by case and on the whole."""
+    lists = json.loads((dataset / "dataset.json").read_text())
+    pairs = [f"{dataset / row['image']}:{dataset / row['label']}" for row in lists["training"][:atlases]]
+    rows: dict[str, list[list[float]]] = defaultdict(list)
+    for row in lists["validation"][:cases]:
+        case = work / f"{Path(row['image']).name.split('.')[0]}.npz"
+        if not case.exists():
+            _run([peers, str(_PEERS), "warp", str(dataset / row["image"]), "--output", str(case), "--atlases", *pairs])
+        data = dict(np.load(case))
+        truth = np.asarray(nib.load(dataset / row["label"]).dataobj)
+        data["mask"] = binary_dilation((data["labels"] > 0).any(axis=0), np.ones([3] * truth.ndim), iterations=2)
+        np.savez_compressed(case, **data)
+        labels, images, target = (torch.from_numpy(data[key]) for key in ("labels", "images", "target"))
+        warped = WarpedAtlases(labels, images[:, None], target[None])
+        mask = torch.from_numpy(data["mask"])
+        values = np.unique(truth)[1:]
+        for name, fusion in _FUSIONS.items():
+            fused, seconds = _timed(fusion, warped)
+            rows[name].append([*_dice(fused.labels.numpy(), truth, values), seconds])
+        for search in (0, 1):
+            for squares in (True, False):
+                command = [peers, str(_PEERS), "fuse", str(case), "--search", str(search)]
+                answer = _run(command if squares else [*command, "--correlation"])
+                theirs, theirs_seconds = np.load(case.with_suffix(".ants.npy")), json.loads(answer)["seconds"]
+                fusion = JointLabelFusion(search_radius=search, squares=squares)
+                ours, seconds = _timed(fusion, warped, mask)
+                few, few_seconds = _timed(fusion, warped)
+                name = f"search {search}, {'squares' if squares else 'correlation'}"
+                rows[f"ANTs, {name}"].append([*_dice(theirs, truth, values), theirs_seconds])
+                rows[f"between, {name}"].append([*_dice(ours.labels.numpy(), theirs, values), theirs_seconds / seconds])
+                rows[f"between where atlases disagree, {name}"].append(
+                    [*_dice(few.labels.numpy(), theirs, values), theirs_seconds / few_seconds]
+                )
+        rows["voxels of the mask, and where atlases disagree"].append(
+            [float(mask.sum()), float(len(few.voxels)), float(data["seconds"])]
+        )
+        sys.stderr.write(f"{case.stem}\n")
+    print(f"{'':48}mean of {cases}: Dice per label, CPU-s or ratio    worst Dice per label, least ratio or seconds")
+    for name, figures in rows.items():
+        mean, least = np.mean(figures, axis=0), np.min(figures, axis=0)
+        print(f"{name:56}" + "".join(f"{v:9.3f}" for v in mean) + "    " + "".join(f"{v:9.3f}" for v in least))
+
+
+def grow(search: int) -> None:
+    """Print CPU seconds and working memory of joint label fusion, for sizes and atlases; each in its own process."""
+    print(f"{'size':>6}{'atlases':>9}{'voxels':>9}{'CPU-s':>9}{'MB input':>10}{'MB more':>9}")
+    for size in (32, 64, 96):
+        for atlases in (5, 10, 20):
+            print(_run([sys.executable, __file__, "once", str(size), str(atlases), str(search)]).rstrip(), flush=True)
+
+
+def once(size: int, atlases: int, search: int) -> None:
+    """Fuse random atlases whose surfaces differ, and print the row of the table."""
+    torch.manual_seed(0)
+    pool = torch.nn.functional.avg_pool3d
+    target = pool(torch.randn(1, size, size, size), 3, 1, 1)
+    labels, images = [], []
+    place = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, size)] * 3, indexing="ij"))
+    for _ in range(atlases):
+        radius = (place - 0.08 * torch.randn(3, 1, 1, 1)).norm(dim=0)
+        labels.append((radius < 0.7).to(torch.uint8) + (radius < 0.4))
+        images.append(target + 0.2 * pool(torch.randn(1, size, size, size), 3, 1, 1))
+    warped = WarpedAtlases(torch.stack(labels), torch.stack(images), target)
+    del labels, images
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    fused, seconds = _timed(JointLabelFusion(search_radius=search), warped)
+    more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    given = (warped.labels.nbytes + 4 * (atlases + 1) * size**3) / 2**20
+    print(f"{size:5}³{atlases:9}{len(fused.voxels):9}{seconds:9.2f}{given:10.1f}{more:9.1f}")
+
+
+def _timed(fusion: LabelFusion, atlases: WarpedAtlases, mask: torch.Tensor | None = None) -> tuple[Fused, float]:
+    begin = time.process_time()
+    fused = fusion(atlases, mask)
+    return fused, time.process_time() - begin
+
+
+def _dice(first: np.ndarray, second: np.ndarray, values: np.ndarray) -> list[float]:
+    both = [((first == value), (second == value)) for value in values]
+    return [2 * float((a & b).sum()) / float(a.sum() + b.sum()) for a, b in both]
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command[:3])} failed:\n{done.stderr[-2000:]}")
+    return done.stdout.splitlines()[-1] if done.stdout else ""
+
+
+def main() -> None:
+    """Print the table that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    agreeing = commands.add_parser("agree")
+    agreeing.add_argument("dataset", type=Path)
+    agreeing.add_argument("work", type=Path)
+    agreeing.add_argument("--peers", default=sys.executable, help="Python of the environment with ANTs and greedy")
+    agreeing.add_argument("--atlases", type=int, default=10)
+    agreeing.add_argument("--cases", type=int, default=10)
+    growing = commands.add_parser("grow")
+    growing.add_argument("--search", type=int, default=1)
+    single = commands.add_parser("once")
+    for name in ("size", "atlases", "search"):
+        single.add_argument(name, type=int)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.command == "agree":
+        arguments.work.mkdir(parents=True, exist_ok=True)
+        agree(arguments.dataset, arguments.work, arguments.peers, arguments.atlases, arguments.cases)
+    elif arguments.command == "grow":
+        grow(arguments.search)
+    else:
+        once(arguments.size, arguments.atlases, arguments.search)
+
+
+if __name__ == "__main__":
+    main()
