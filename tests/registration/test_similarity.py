@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from monai.losses import LocalNormalizedCrossCorrelationLoss
 from monai.networks.layers import GaussianFilter
 
 from atlas_istn.registration.similarity import (
@@ -98,6 +99,13 @@ def test_correlation_does_not_see_contrast_and_brightness() -> None:
     noise = torch.rand(1, 1, 10, 10)
     expected = 1 - torch.corrcoef(torch.stack([noise.flatten(), noise.mT.flatten()]))[0, 1]
     torch.testing.assert_close(correlation(noise, noise.mT)[0], expected)
+
+
+def test_local_correlation_is_that_of_monai(dim: int) -> None:
+    moving, fixed = torch.rand(2, 3, 2, 9, *(8, 10)[: dim - 1]).unbind()
+    loss = LocalNormalizedCrossCorrelationLoss(spatial_dims=dim, kernel_size=5, reduction="none")
+    expected = 1 + loss(*(image.flatten(0, 1).unsqueeze(1) for image in (moving, fixed))).reshape(3, -1).mean(dim=1)
+    torch.testing.assert_close(LocalCorrelation(5)(moving, fixed), expected)
 
 
 def test_soft_dice_as_usual_and_as_printed() -> None:
