@@ -11,8 +11,11 @@ import torch
 from monai.bundle import ConfigParser
 
 from atlas_istn.errors import InputError
+from atlas_istn.registration.objective import Pair
 from atlas_istn.registration.register import Registration
-from atlas_istn.registration.transformations import Affine, Deformation
+from atlas_istn.registration.regularisers import bending_energy
+from atlas_istn.registration.similarity import SoftDice, correlation
+from atlas_istn.registration.transformations import Affine, Deformation, Grid
 from atlas_istn.spatial import BSpline, DisplacementField, Transform, VelocityField, compose_affine, control_points
 
 ROOM = "atlas_istn.registration"
@@ -166,7 +169,47 @@ def test_voxels_need_not_be_isotropic() -> None:
     torch.testing.assert_close(found.affine, expected.affine, rtol=0, atol=0.1)
 
 
+def test_coarser_grids_find_the_same_map_with_anisotropic_voxels() -> None:
+    moving = pattern(2)
+    spacing = (1.0, 3.0)
+    expected = Transform(None, compose_affine(torch.tensor([[1.0, 2.0, 0.1, 0.0, 0.0]])), SHAPES[2], spacing)
+    register = Registration(Affine("rigid", rate=0.02), iterations=0, coarse={2: 80})
+    found, fit = register(moving, expected.to_fixed(moving), spacing)
+    assert error(found, expected) < 0.25
+    assert found.shape == SHAPES[2]
+    assert len(fit.curve) == 1  # judged on the full grid, without a step there
+
+
+@pytest.mark.parametrize("kind", ["velocity", "displacement"])
+def test_a_deformation_begins_where_an_affine_registration_ended(kind: str, dim: int) -> None:
+    moving = pattern(dim)
+    shift, bend = truth("rigid", dim), truth(kind, dim)
+    expected = Transform(bend.field, shift.affine, bend.shape, bend.spacing, bend.model)
+    fixed = expected.to_fixed(moving)
+    rough, fit = Registration(Affine(rate=0.02), iterations=40, coarse={2: 40})(moving, fixed)
+    transformation = Deformation(kind, affine=Affine(rate=0.002))
+    still = transformation.initial(1, Grid(SHAPES[dim], (1.0,) * dim))[0]
+    register = Registration(transformation, regularisation=1e-3, iterations=60, coarse={2: 40})
+    found, _ = register(moving, fixed, start=(still, fit.state[0]))
+    assert error(found, expected) < min(0.5, 0.7 * error(rough, expected))
+
+
+def test_a_displacement_is_refined_by_predictions_where_images_show_nothing(dim: int) -> None:
+    """MAS-refine, eq. (3) to (6): with (IS) the labels that a network sees move what images alone do not."""
+    maps, expected = pattern(dim, "dice"), truth("displacement", dim)
+    flat = torch.full((1, 1, *SHAPES[dim]), 0.5)
+    register = Registration(Deformation("displacement"), correlation, bending_energy, 0.1, iterations=80)
+    predictions = Pair(maps, expected.to_fixed(maps), SoftDice(half=True), weight=3.0)
+    image_alone, _ = register(flat, flat)
+    both, fit = register(flat, flat, others=[predictions])
+    assert error(image_alone, expected) > 1.0
+    assert error(both, expected) < 0.7
+    assert fit.loss < fit.curve[0]
+
+
 def test_what_makes_no_sense_is_refused() -> None:
+    with pytest.raises(InputError, match="B-spline"):
+        Registration(Deformation("b_spline"), coarse={2: 10})
     with pytest.raises(InputError, match="rigid, affine, shear"):
         Affine("elastic")
     with pytest.raises(InputError, match="b_spline"):

@@ -18,7 +18,14 @@ from .affine import (
     num_affine_parameters,
 )
 from .b_spline import BSpline, control_points
-from .deformation import DeformationModel, DisplacementField, TwoDisplacementFields, VelocityField, invert_displacement
+from .deformation import (
+    DeformationModel,
+    DisplacementField,
+    TwoDisplacementFields,
+    VelocityField,
+    compose_displacements,
+    invert_displacement,
+)
 from .jacobian import displacement_gradient, jacobian_determinant
 from .sampling import identity_grid, multiply_axis, per_axis, resample, resize_displacement, sample_displacement, warp
 from .transform import Transform, fixed_to_moving_displacement, moving_to_fixed_displacement
@@ -34,6 +41,7 @@ __all__ = [
     "affine_matrix",
     "apply_affine",
     "compose_affine",
+    "compose_displacements",
     "control_points",
     "decompose_affine",
     "displacement_gradient",

@@ -10,7 +10,7 @@ from monai.metrics import compute_dice
 from monai.networks import one_hot
 from torch import Tensor
 
-from . import Transform, identity_grid, sample_displacement, warp
+from . import Transform, compose_displacements, warp
 
 __all__ = ["Consistency", "inverse_consistency"]
 
@@ -48,13 +48,5 @@ def inverse_consistency(transform: Transform, atlas_labels: Tensor) -> Consisten
         one_hot(returned, classes), one_hot(labels, classes).expand(len(transform), *atlas_labels.shape[1:]), False
     )
     foreground = (labels[:, 0] > 0).float()
-    error = _compose(forward, inverse).norm(dim=1) * foreground
+    error = compose_displacements(forward, inverse).norm(dim=1) * foreground
     return Consistency(dice, error.flatten(1).sum(dim=1) / foreground.sum())
-
-
-def _compose(first: Tensor, second: Tensor) -> Tensor:
-    """Displacement of the map that moves points by ``first`` and then by ``second``, ``[B, dim, *shape]`` in voxels."""
-    points = identity_grid(list(first.shape[2:]), first.device) + first
-    if len(points) < len(second):
-        points, first = points.expand_as(second), first.expand_as(second)
-    return first + sample_displacement(second, points)

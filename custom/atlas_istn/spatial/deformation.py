@@ -13,7 +13,14 @@ from torch import Tensor
 from .sampling import full_precision, identity_grid, sample_displacement
 from .velocity import exponential
 
-__all__ = ["DeformationModel", "DisplacementField", "TwoDisplacementFields", "VelocityField", "invert_displacement"]
+__all__ = [
+    "DeformationModel",
+    "DisplacementField",
+    "TwoDisplacementFields",
+    "VelocityField",
+    "compose_displacements",
+    "invert_displacement",
+]
 
 
 class DeformationModel(Protocol):
@@ -82,3 +89,11 @@ def invert_displacement(displacement: Tensor, iterations: int = 30) -> Tensor:
     for _ in range(iterations):
         inverse = -sample_displacement(displacement, identity + inverse)
     return inverse
+
+
+def compose_displacements(first: Tensor, second: Tensor) -> Tensor:
+    """Compose the maps that move points by ``first`` and then by ``second``: ``[B, dim, *shape]`` in voxels."""
+    points = identity_grid(list(first.shape[2:]), first.device) + first
+    if len(points) < len(second):
+        points, first = points.expand_as(second), first.expand_as(second)
+    return first + sample_displacement(second, points)
