@@ -30,6 +30,8 @@ COMMANDS = {
     "compare": ("evaluation.comparison.command", "compare", "compare evaluated results: tables, tests and pictures"),
     "degrade": ("data.degradations", "degrade_dataset", "degrade images as scanners and artefacts do"),
     "topology": ("training.atlas_topology", "check_model", "print the topology of a model's atlas, and repair it"),
+    "register": ("workflow.register", "register", "register two images, with a model or without one"),
+    "apply": ("shape.apply", "apply", "move images, labels, points or meshes by a transform file"),
     "propagate": ("shape.propagate", "propagate", "take points, meshes or images between atlas and subjects"),
     "mesh": ("shape.mesh", "mesh", "make corresponding surfaces of the atlas and of every subject"),
     "population": ("shape.population", "population", "mean shape, modes of variation, volumes and groups of a cohort"),

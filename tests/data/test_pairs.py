@@ -12,7 +12,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from atlas_istn.data.pairs import AlignPaird, LoadPaird, StructureReader, match_points
+from atlas_istn.data.pairs import AlignPaird, LoadPaird
+from atlas_istn.data.structures import StructureReader, match_points
 from atlas_istn.errors import InputError
 from atlas_istn.io.points import read_points
 from support import write_nifti

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from monai.networks.layers import GaussianFilter
 from torch import Tensor
 
 from ..errors import InputError
 from ..networks import PairISTN
 from ..registration.objective import Objective, Pair, Regulariser, Similarity
-from ..registration.optimise import Fit, Phase, Settling, optimise
+from ..registration.optimise import Fit, Phase, Retarget, Settling, optimise
 from ..registration.parameters import NetworkWeights, Parameters
 from ..registration.regularisers import mean_squared_gradient
 from ..registration.similarity import squared_error
@@ -91,6 +93,9 @@ class PairInferer:
             0 for the whole number of iterations.
         patience: see `tolerance`.
         amp: run the convolutions in bf16.
+        smoothing: standard deviations in voxels of Gaussians, widest first: both representations are smoothed by each
+            of them for an equal share of the iterations, and not at all for the last share. For pairs that lie far
+            apart and are registered without a network.
 
     Raises:
         InputError: an unknown mode.
@@ -107,6 +112,7 @@ class PairInferer:
         tolerance: float = 2e-3,
         patience: int = 10,
         amp: bool = False,
+        smoothing: Sequence[float] = (),
     ) -> None:
         if mode not in _MODES:
             raise InputError(f"mode of the refinement of pairs: expected {' or '.join(_MODES)}, found '{mode}'.")
@@ -118,6 +124,7 @@ class PairInferer:
         self.regularisation = regularisation
         self.settling = Settling(tolerance, patience)
         self.amp = amp
+        self.smoothing = tuple(smoothing)
 
     def infer(self, pair: Tensor, network: PairISTN) -> PairResult:
         """Register a batch of pairs.
@@ -140,7 +147,6 @@ class PairInferer:
         return PairResult(transform, seconds, one_pass, moving, fixed, fit, start)
 
     def _refine(self, network: PairISTN, moving: Tensor, fixed: Tensor, state: tuple[Tensor, ...]) -> Fit:
-        phases = [Phase(self.iterations, self.regularisation)]
         together = self.mode == "parameters"
         cases = [slice(None)] if together else [slice(i, i + 1) for i in range(len(moving))]
         fits = []
@@ -152,6 +158,32 @@ class PairInferer:
                 images = torch.cat([moving[case], fixed[case]], dim=1)
                 build = network.transformation.build(network.grid(moving))
                 parameters = NetworkWeights(network.predictor(moving), images, self.learning_rate, build, self.amp)
-            objective = Objective([Pair(moving[case], fixed[case], self.similarity)], self.regulariser)
-            fits.append(optimise(parameters, objective, phases, self.settling))
+            objectives = [self._objective(moving[case], fixed[case], sigma) for sigma in (*self.smoothing, 0.0)]
+            fits.append(optimise(parameters, objectives[0], self._phases(objectives), self.settling))
         return Fit.cat(fits)
+
+    def _objective(self, moving: Tensor, fixed: Tensor, sigma: float) -> Objective:
+        if sigma > 0:
+            moving, fixed = _smoothed(moving, sigma), _smoothed(fixed, sigma)
+        return Objective([Pair(moving, fixed, self.similarity)], self.regulariser)
+
+    def _phases(self, objectives: Sequence[Objective]) -> list[Phase]:
+        """A phase for each objective, the last of which has the iterations that division leaves over."""
+        share = self.iterations // len(objectives)
+
+        def change(objective: Objective) -> Retarget:
+            return lambda transform: (objective, torch.ones(len(transform), dtype=torch.bool))
+
+        last = self.iterations - share * (len(objectives) - 1)
+        counts = [*[share] * (len(objectives) - 1), last]
+        return [
+            Phase(count, self.regularisation, change(objective) if number else None)
+            for number, (count, objective) in enumerate(zip(counts, objectives, strict=True))
+        ]
+
+
+def _smoothed(image: Tensor, sigma: float) -> Tensor:
+    """An image ``[B, C, *shape]`` averaged by a Gaussian; what lies beyond the border does not count."""
+    average = GaussianFilter(image.ndim - 2, sigma).to(image.device)
+    smoothed: Tensor = average(image) / average(torch.ones_like(image))
+    return smoothed

@@ -17,7 +17,7 @@ from ..registration.transformations import Grid, Transformation
 from ..spatial import Transform
 from .unet import EncoderDecoder
 
-__all__ = ["PairISTN", "PairTransformerNetwork"]
+__all__ = ["NoPrediction", "PairISTN", "PairTransformerNetwork"]
 
 _PROBE = 16  # voxels along each axis of a grid on which a transformation is asked what it has
 
@@ -159,6 +159,14 @@ class PairISTN(nn.Module):
         """
         moving, _ = split_pair(pair)
         return self.transform(self.parts(pair)["state"], moving).to_fixed(moving)
+
+
+class NoPrediction(nn.Module):
+    """Stands for a transformer network where there is none: it predicts the identity."""
+
+    def forward(self, images: Tensor, initial: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Raw parameters of as many identities as there are images ``[B, 2 K, *shape]``."""
+        return tuple(start.expand(len(images), *start.shape[1:]) for start in initial)
 
 
 class BoundNetwork(nn.Module):

@@ -221,7 +221,6 @@ PARTS = (
     "dataset",
     "dataloader",
     "displayable_configs",
-    "structure_keys",
     "structure_names",
     "join_pairs",
     "pairs",

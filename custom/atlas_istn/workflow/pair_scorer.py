@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..data.pairs import StructureReader, match_points
+from ..data.structures import StructureReader, match_points
 from ..evaluation.metrics import score_labelmap
 from ..evaluation.scores import Evaluation
 from ..io.itk_transforms import Points
