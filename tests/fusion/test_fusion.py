@@ -10,11 +10,19 @@ from atlas_istn.errors import InputError
 from atlas_istn.fusion.atlases import WarpedAtlases
 from atlas_istn.fusion.base import LabelFusion
 from atlas_istn.fusion.joint import JointLabelFusion, VoteNetPlus
+from atlas_istn.fusion.non_local import NonLocalVote
 from atlas_istn.fusion.staple import Staple
 from atlas_istn.fusion.vote import LocallyWeightedVote, PluralityVote, TrustedVote
 
 SHAPES = [(26, 22), (12, 13, 11)]
-WEIGHTED = [TrustedVote(), LocallyWeightedVote(2), JointLabelFusion(2, 1), JointLabelFusion(2, 0), VoteNetPlus(1)]
+WEIGHTED = [
+    TrustedVote(),
+    LocallyWeightedVote(2),
+    JointLabelFusion(2, 1),
+    JointLabelFusion(2, 0),
+    VoteNetPlus(1),
+    NonLocalVote(2, 0),
+]
 ALL = [PluralityVote(), Staple(), *WEIGHTED]
 
 
