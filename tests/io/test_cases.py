@@ -24,7 +24,7 @@ def dataset(tmp_path):
         "training": [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in "ba"],
         "test": ["./imagesTs/c.nii.gz"],
         "broken": [{"image": "./imagesTr/a.nii.gz"}, *({"image": f"./gone/{i}.nii.gz"} for i in range(5))],
-        "odd": [{"image": ["./imagesTr/a.nii.gz", "./imagesTr/b.nii.gz"]}],
+        "odd": [{"image": ["./imagesTr/a.nii.gz", 2]}],
         "empty": [],
     }
     (tmp_path / "dataset.json").write_text(json.dumps(content))

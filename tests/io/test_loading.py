@@ -347,7 +347,8 @@ class TestBadImages:
         self.refuse(save(tmp_path / "a.nii", np.stack([NOISE] * 3, -1)), r"3 channels .*4D")
 
     def test_5d(self, tmp_path):
-        self.refuse(save(tmp_path / "a.nii", np.stack([NOISE] * 3, -1)[:, :, :, None]), "has 4 dimensions")
+        series = np.stack([NOISE] * 2, -1)
+        self.refuse(save(tmp_path / "a.nii", np.stack([series] * 3, -1)), "has 4 dimensions")
 
     def test_single_time_point_is_fine(self, tmp_path):
         assert read_volume(save(tmp_path / "a.nii", NOISE[..., None]), 3).shape == (1, *NOISE.shape)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -16,6 +17,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from atlas_istn.errors import InputError
+from atlas_istn.io.cases import find_cases
 from atlas_istn.io.label_table import class_of_value, written_values
 from atlas_istn.plan import plan
 from atlas_istn.plan.decide import Grid, decide_architecture, decide_grid, decide_window, outside
@@ -106,6 +108,26 @@ def test_a_pixel_size_makes_pixels_millimetres(
             path.unlink()
     with pytest.raises(InputError, match="--spacing: expected PNG files"):
         make(folders, tmp_path / "bad", spacing="0.14")
+
+
+def test_channels_in_several_files_are_one_image(folders: Path, tmp_path: Path) -> None:
+    for path in sorted((folders / "images").iterdir()):
+        pixels = np.asarray(Image.open(path))
+        Image.fromarray(255 - pixels).save(path.with_stem(f"{path.stem}_0001"))
+        path.rename(path.with_stem(f"{path.stem}_0000"))
+    (folders / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "left": 7, "right": 9}}))
+    config = make(folders, tmp_path / "work")
+    assert config["in_channels"] == 2
+    assert config["label_names"] == {0: "background", 1: "left", 2: "right"}
+    (entry,) = (e for e in json.loads((tmp_path / "work" / "dataset.json").read_text())["training"][:1])
+    assert [name[-9:] for name in entry["image"]] == ["_0000.png", "_0001.png"]
+    lists = str(tmp_path / "work" / "dataset.json")
+    cases = find_cases(str(folders), "training", with_labels=True, data_list_file=lists)
+    assert all(Path(case["label"]).stem == case["case"] for case in cases)
+    gone = folders / "images" / "patient03_scan1_0001.png"
+    gone.unlink()
+    with pytest.raises(InputError, match=r"1 of 24 cases have another number of channels than 2:\n  patient03.*: 1"):
+        make(folders, tmp_path / "work")
 
 
 def test_all_that_is_wrong_is_named_at_once(folders: Path, tmp_path: Path) -> None:
@@ -207,7 +229,12 @@ def test_each_fold_is_a_training_of_its_own(folders: Path, tmp_path: Path, capsy
 def scan(values: set[int], spacing: tuple[float, ...] = (1.0, 1.0), low: float = 0.0) -> Scan:
     percentiles = (low, low, low, 0.0, 300.0, 300.0, 300.0)
     inside = np.linspace(0, 100, 1001, dtype=np.float32)
-    return Scan(cases("c")[0], (9,) * len(spacing), spacing, "", frozenset(values), "x", percentiles, True, inside)
+    return Scan(
+        *(cases("c")[0], (9,) * len(spacing), spacing, "", frozenset(values), "x"),
+        (percentiles,),
+        (True,),
+        inside[None],
+    )
 
 
 def test_the_table_of_labels() -> None:
@@ -276,6 +303,9 @@ def test_values_of_ct_get_a_window() -> None:
     assert not decide_window([scan({0, 1})]).settings
     window = decide_window([scan({0, 1}, low=-1000.0)]).settings["intensity_window"]
     assert window == [-19.0, 119.0]  # 0.5 to 99.5 and a fifth of that on each side
+    ct, other = scan({0, 1}, low=-1000.0), scan({0, 1})  # as CT and PET
+    both = replace(ct, **{n: (*getattr(ct, n), *getattr(other, n)) for n in ("percentiles", "whole", "foreground")})
+    assert decide_window([both]).settings == {"intensity_window": [window, None]}
 
 
 def test_what_an_atlas_forces_is_said_with_the_cases(tmp_path: Path) -> None:

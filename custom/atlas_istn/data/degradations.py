@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from monai.data import MetaTensor
 from monai.transforms import AdjustContrast, RandBiasField, RandCoarseDropout, RandGaussianNoise
@@ -27,6 +28,7 @@ from ..errors import InputError
 from ..io.cases import find_cases
 from ..io.files import write_whole
 from ..io.loading import read_volume
+from ..io.names import is_png
 from ..io.outputs import write_image, write_json
 
 __all__ = ["KINDS", "degrade", "degrade_dataset"]
@@ -100,13 +102,14 @@ def degrade(image: MetaTensor, kind: str, strength: int, seed: int = 0) -> MetaT
     """Degrade one image.
 
     Args:
-        image: ``[1, *shape]``, with a spacing in mm.
+        image: ``[C, *shape]``, with a spacing in mm.
         kind: one of `KINDS`.
         strength: 1, 2 or 3. The same seed draws the same pattern at every strength, but for the place of a block.
         seed: of what is drawn.
 
     Returns:
-        float32 ``[1, *shape]`` on the same grid, in the image's units.
+        float32 ``[C, *shape]`` on the same grid, in the image's units. Every channel has the same fault; one of several
+        that is constant stays so.
 
     Raises:
         InputError: there is no such kind or strength, or the image is constant.
@@ -115,6 +118,10 @@ def degrade(image: MetaTensor, kind: str, strength: int, seed: int = 0) -> MetaT
         raise InputError(f"kind '{kind}': expected one of {', '.join(KINDS)}.")
     if strength not in (1, 2, 3):
         raise InputError(f"strength {strength!r}: expected 1, 2 or 3.")
+    if len(image) > 1:
+        channels = [image[number : number + 1] for number in range(len(image))]
+        parts = [one if one.min() == one.max() else degrade(one, kind, strength, seed) for one in channels]
+        return MetaTensor(torch.cat([part.as_tensor().float() for part in parts]), meta=image.meta)
     function, parameters = KINDS[kind]
     low, high = np.percentile(image.numpy(), [1, 99])
     if low == high:
@@ -162,8 +169,8 @@ def degrade_dataset(
 
 def _degrade_case(case: dict[str, str], target: Path, kind: str, strength: int, seed: int) -> dict[str, str]:
     name, label = case["case"], Path(case["label"])
-    flat = case["image"].lower().endswith(".png")
-    image = read_volume(case["image"], 2 if flat else 3)
+    flat = is_png(case["image"])
+    image = read_volume(case["image"], 2 if flat else 3, channels=None)
     degraded = degrade(image, kind, strength, zlib.crc32(f"{seed} {name}".encode()))
     entry = {
         "image": f"imagesTs/{name}{'.png' if flat else '.nii.gz'}",
@@ -171,12 +178,18 @@ def _degrade_case(case: dict[str, str], target: Path, kind: str, strength: int, 
     }
     if flat:
         depth = np.uint8 if image.max() < 256 else np.uint16
-        pixels = degraded[0].numpy().T.round().clip(0, np.iinfo(depth).max).astype(depth)
+        pixels = _channels_last(degraded).swapaxes(0, 1).round().clip(0, np.iinfo(depth).max).astype(depth)
         write_whole(target / entry["image"], lambda part: Image.fromarray(pixels).save(part))
     else:
-        write_image(degraded[0].numpy(), np.asarray(degraded.affine), target / entry["image"])
+        write_image(_channels_last(degraded), np.asarray(degraded.affine), target / entry["image"])
     write_whole(target / entry["label"], lambda part: shutil.copyfile(label, part))
     return {key: f"./{path}" for key, path in entry.items()}
+
+
+def _channels_last(image: MetaTensor) -> npt.NDArray[np.float32]:
+    """Voxels ``[*shape]`` of one channel, or ``[*shape, C]``."""
+    voxels = image.numpy()
+    return voxels[0] if len(voxels) == 1 else np.moveaxis(voxels, 0, -1)
 
 
 def _label_name(name: str, label: Path) -> str:

@@ -37,8 +37,8 @@ class Localised(MapTransform, InvertibleTransform):
     """Cut scans about the anatomy to the extent of the model's grid; what the grid needs beyond the border is padded.
 
     The scan is still at its own voxel size, so that only the cut is resampled. `Invertd` puts results back into the
-    whole scan. Padding has the least value of the cut, and counts for nothing in the scaling of its intensities: see
-    `atlas_istn.data.transforms.ScalePercentilesd`.
+    whole scan. Padding has the least value of each channel of the cut, and counts for nothing in the scaling of its
+    intensities: see `atlas_istn.data.transforms.ScalePercentilesd`.
 
     The share of the anatomy that the border of the scan cuts off is ``meta["missing_share"]`` of the image, and a line
     of ``meta["warnings"]`` if there is any.
@@ -132,6 +132,10 @@ class Localised(MapTransform, InvertibleTransform):
         share = 1 - (1 - _declared_padding(volume, cut)) * float(np.prod(last - first) / np.prod(size))
         to_pad = [(0, 0), *((int(a), int(b)) for a, b in zip(first - start, start + size - last, strict=True))]
         padded: MetaTensor = self.pad(cut, to_pad=to_pad, value=float(cut.min()))
+        if len(cut) > 1:
+            beyond = torch.ones(padded.shape[1:], dtype=torch.bool)
+            beyond[tuple(slice(int(a), int(b)) for a, b in zip(first - start, last - start, strict=True))] = False
+            padded[:, beyond] = cut.flatten(1).amin(dim=1)[:, None]
         padded.meta["padding"] = share
         return padded
 
@@ -200,9 +204,9 @@ def _middle(volume: MetaTensor) -> Array:
     return (np.asarray(volume.shape[1:]) - 1) / 2
 
 
-def _declared_padding(volume: MetaTensor, cut: MetaTensor) -> float:
-    """Share of a cut that is padding, where the image has padding: that is one value, and no other is as frequent."""
-    if not volume.meta.get("padding"):
-        return 0.0
-    value = volume.as_tensor().flatten().mode().values
-    return float((cut.as_tensor() == value).float().mean())
+def _declared_padding(volume: MetaTensor, cut: MetaTensor) -> Array:
+    """Share of each channel of a cut that is padding, where the image has some: one value, and none is as frequent."""
+    declared = np.broadcast_to(volume.meta.get("padding", 0.0), len(volume))
+    values = volume.as_tensor().flatten(1).mode(dim=1).values if declared.any() else volume.as_tensor().flatten(1)[:, 0]
+    shares = (cut.as_tensor().flatten(1) == values[:, None]).double().mean(dim=1)
+    return np.where(declared > 0, np.asarray(shares), 0.0)

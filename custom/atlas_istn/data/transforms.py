@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from monai.transforms import MapTransform
 from monai.transforms.utils_pytorch_numpy_unification import percentile
 from monai.utils import convert_to_dst_type
 from scipy.ndimage import gaussian_filter
+from torch import Tensor
 
 from ..errors import InputError
 from ..io.geometry import check_resampled_size, name_of
@@ -69,20 +70,23 @@ class FillBackgroundd(MapTransform):
 
 
 class ScalePercentilesd(MapTransform):
-    """Scale intensities so that two percentiles of an image, or the ends of a window, become 0 and 1, and clip them.
+    """Scale intensities so that two percentiles of a channel, or the ends of a window, become 0 and 1, and clip them.
 
-    Padding counts for nothing in the percentiles. Its share is ``meta["padding"]``, and its voxels have the value of
-    background (see `atlas_istn.io.intensities`), so they are left out as the lowest ones.
+    A channel that shows nothing becomes 0, if another one shows something.
+
+    Padding counts for nothing in the percentiles. Its share of each channel is ``meta["padding"]``, and its voxels
+    have the value of background (see `atlas_istn.io.intensities`), so they are left out as the lowest ones.
 
     Args:
-        keys: images ``[1, *shape]`` (MetaTensor).
+        keys: images ``[C, *shape]`` (MetaTensor).
         lower: percentile that becomes 0.
         upper: percentile that becomes 1.
         limits: least and greatest result. A network has to be given what it was trained with.
-        window: intensities that become 0 and 1 in place of the percentiles, where values have a meaning as in CT.
+        window: intensities that become 0 and 1 in place of the percentiles, where values have a meaning as in CT; or
+            for each channel that or None.
 
     Raises:
-        InputError: on calling, if both percentiles are the same.
+        InputError: on calling, if both percentiles are the same, or there are not as many windows as channels.
     """
 
     def __init__(
@@ -91,7 +95,7 @@ class ScalePercentilesd(MapTransform):
         lower: float,
         upper: float,
         limits: Sequence[float],
-        window: Sequence[float] | None = None,
+        window: Sequence[float] | Sequence[Sequence[float] | None] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -101,15 +105,39 @@ class ScalePercentilesd(MapTransform):
         """Scale every keyed image."""
         result = dict(data)
         for key in self.key_iterator(result):
-            image = result[key]
-            voxels, padding = torch.as_tensor(image).float(), float(image.meta.get("padding", 0.0))
-            ends = (100 * padding + end * (1 - padding) for end in (self.lower, self.upper))
-            low, high = self.window or (percentile(voxels, end) for end in ends)
-            if low == high:
-                raise InputError(
-                    f"{name_of(image)}: the image shows almost nothing, its percentiles {self.lower:g} and "
-                    f"{self.upper:g} are both {float(low):g}. Expected an image with contrast. Check the export."
-                )
-            scaled = ((voxels - low) / (high - low)).clamp(*self.limits)
-            result[key] = convert_to_dst_type(scaled, image)[0]
+            result[key] = self._scaled(result[key])
         return result
+
+    def _scaled(self, image: MetaTensor) -> MetaTensor:
+        voxels = torch.as_tensor(image).float()
+        padding = np.broadcast_to(image.meta.get("padding", 0.0), len(voxels))
+        ends = [self._ends(*channel) for channel in zip(voxels, padding, self._windows(len(voxels)), strict=True)]
+        if all(low == high for low, high in ends):
+            raise InputError(
+                f"{name_of(image)}: the image shows almost nothing, its percentiles {self.lower:g} and "
+                f"{self.upper:g} are both {ends[0][0]:g}. Expected an image with contrast. Check the export."
+            )
+        scaled = [
+            ((channel - low) / (high - low)).clamp(*self.limits) if low != high else torch.zeros_like(channel)
+            for channel, (low, high) in zip(voxels, ends, strict=True)
+        ]
+        dressed: MetaTensor = convert_to_dst_type(torch.stack(scaled), image)[0]
+        return dressed
+
+    def _windows(self, channels: int) -> Sequence[Sequence[float] | None]:
+        """The window of each channel."""
+        if self.window is None or isinstance(self.window[0], int | float):
+            return [cast(Sequence[float] | None, self.window)] * channels
+        if len(self.window) != channels:
+            raise InputError(
+                f"intensity_window: expected one for each of {channels} channels, found {len(self.window)}. "
+                "Complete it."
+            )
+        return cast(Sequence[Sequence[float] | None], self.window)
+
+    def _ends(self, voxels: Tensor, padding: float, window: Sequence[float] | None) -> tuple[Any, Any]:
+        """The intensities of a channel that become 0 and 1."""
+        low, high = window or (
+            percentile(voxels, 100 * padding + end * (1 - padding)) for end in (self.lower, self.upper)
+        )
+        return low, high

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from .channels import ImagePath, channel_files, files_of, in_folder, join_channels, namesake
 from .dicom_files import IMAGE, why_no_image
 from .names import IMAGE_SUFFIXES, case_names
 
@@ -22,7 +23,7 @@ _LONGEST = 64 * 2**20  # bytes of a dataset.json; the largest known data sets ne
 
 
 class Cases(list[dict[str, str]]):
-    """Cases ``{"case": name, "image": path}``, with labels also ``"label"``.
+    """Cases ``{"case": name, "image": path}``, with labels also ``"label"``; images may be `ImagePath`s.
 
     Args:
         cases: the cases.
@@ -49,6 +50,7 @@ def find_cases(
     with_labels: bool = False,
     anonymous: bool | str = False,
     data_list_file: str | None = None,
+    several_channels: bool = False,
 ) -> Cases:
     """Find the images of a folder, with a name for each.
 
@@ -63,6 +65,8 @@ def find_cases(
         anonymous: number the cases in the order of their names, ``case_001``, in place of naming them.
         data_list_file: a ``dataset.json`` somewhere else, as `plan` writes it: its ``"root"`` is the folder that the
             paths in it are relative to. For any other folder it is of no effect.
+        several_channels: files ``NAME_0000``, ``NAME_0001``, … of a folder without lists are the channels of one image.
+            In a list they always are, where it has ``NAME``, or a list of files, for an image.
 
     Returns:
         The cases, sorted by their names (see `case_names`), and what else lies in the folder.
@@ -81,8 +85,9 @@ def find_cases(
         raise InputError(f"{folder}: no dataset.json, which says where the labels are. Add one, or run without labels.")
     else:
         images, unused = _found(folder)
-        entries = [{"image": str(path)} for path in images]
-    names = case_names([entry["image"] for entry in entries])
+        joined = join_channels(images) if several_channels else [ImagePath([str(path)]) for path in images]
+        entries = [{"image": image} for image in joined]
+    names = case_names([namesake(entry["image"]) for entry in entries])
     cases = sorted(
         ({"case": name, **entry} for name, entry in zip(names, entries, strict=True)), key=lambda c: c["case"]
     )
@@ -109,15 +114,17 @@ def _listed(folder: Path, source: Path, list_name: str, with_labels: bool) -> li
     entries = []
     for number, item in enumerate(items, start=1):
         fields = item if isinstance(item, Mapping) else {"image": item}
-        absent = [key for key in keys if not isinstance(fields.get(key), str)]
+        absent = [key for key in keys if not _is_path(fields.get(key), several=key == "image" and fields is item)]
         if absent:
             raise InputError(
                 f"{source}: entry {number} of the list '{list_name}' has no path for '{absent[0]}'. Expected "
                 f'{{"image": path, "label": path}}. Complete the entry, or choose another list.'
             )
-        entries.append({key: str(folder / fields[key]) for key in keys})
+        image = in_folder(folder, ImagePath(channel_files(folder, fields["image"])))
+        entries.append({"image": image, **({"label": str(folder / fields["label"])} if with_labels else {})})
 
-    missing = [path for entry in entries for path in entry.values() if not Path(path).exists()]
+    paths = [path for entry in entries for image in entry.values() for path in files_of(image)]
+    missing = [path for path in paths if not Path(path).exists()]
     if missing:
         shown = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
         raise InputError(
@@ -125,6 +132,12 @@ def _listed(folder: Path, source: Path, list_name: str, with_labels: bool) -> li
             f"correct the list; paths are relative to {folder}."
         )
     return entries
+
+
+def _is_path(value: Any, several: bool) -> bool:
+    if several and isinstance(value, list) and value:
+        return all(isinstance(path, str) for path in value)
+    return isinstance(value, str)
 
 
 def read_data_list(source: Path, list_name: str) -> Sequence[Any]:

@@ -261,14 +261,14 @@ def check_same_grid(image: MetaTensor, label: MetaTensor) -> None:
     """Refuse a label that does not lie on the image's grid.
 
     Args:
-        image: ``[1, *shape]``.
-        label: ``[1, *shape]``.
+        image: ``[C, *shape]``.
+        label: ``[1, *shape]``, or another channel of the image.
 
     Raises:
         InputError: the shapes differ, or corners lie more than a tenth of a voxel apart.
     """
     remedy = "Expected one grid. Resample the label to the image."
-    if image.shape != label.shape:
+    if image.shape[1:] != label.shape[1:]:
         raise InputError(
             f"{name_of(label)}: the label has {size_of(label)} voxels, the image {name_of(image)} {size_of(image)}. "
             f"{remedy}"

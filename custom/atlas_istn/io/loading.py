@@ -30,6 +30,7 @@ from PIL import Image
 
 from ..errors import InputError, lacks_memory
 from ..spatial.world import LPS
+from .channels import files_of
 from .dicom import read_series, read_voxels
 from .geometry import (
     check_affine,
@@ -75,6 +76,7 @@ class LoadCased(MapTransform):
         image_key: which of the keys is the image.
         allow_missing_keys: accept cases without a label.
         pixel_size: of PNG files, see `read_volume`.
+        channels: that the image has to have.
 
     Raises:
         InputError: on calling, see `read_volume`, `label_classes`, and the checks of `atlas_istn.io.geometry` and
@@ -89,22 +91,25 @@ class LoadCased(MapTransform):
         image_key: str = "image",
         allow_missing_keys: bool = False,
         pixel_size: PixelSize | None = None,
+        channels: int = 1,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.channels = channels
         self.spatial_dims = spatial_dims
         self.pixel_size = pixel_size
         self.label_values = label_values
         self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace paths by MetaTensors ``[1, *shape]``: float32 images, int32 class indices.
+        """Replace paths by MetaTensors: float32 images ``[C, *shape]``, int32 class indices ``[1, *shape]``.
 
         Args:
-            data: paths (of a file or a DICOM series folder), tensors or arrays under the keys.
+            data: paths (of a file, an `ImagePath` of several, or a DICOM series folder), tensors or arrays.
         """
         result = dict(data)
         for key in self.key_iterator(result):
-            volume = read_volume(result[key], self.spatial_dims, self.pixel_size)
+            channels = self.channels if key == self.image_key else 1
+            volume = read_volume(result[key], self.spatial_dims, self.pixel_size, channels)
             if key == self.image_key:
                 check_contrast(volume)
                 volume = _without_border(volume)
@@ -119,21 +124,26 @@ class LoadCased(MapTransform):
 
 
 def read_volume(
-    source: str | os.PathLike[str] | torch.Tensor | np.ndarray, spatial_dims: int, pixel_size: PixelSize | None = None
+    source: str | os.PathLike[str] | torch.Tensor | np.ndarray,
+    spatial_dims: int,
+    pixel_size: PixelSize | None = None,
+    channels: int | None = 1,
 ) -> MetaTensor:
-    """Read one image with one channel, whatever its format.
+    """Read one image, whatever its format.
 
     Args:
-        source: a NIfTI, PNG, NRRD or MHA file, or a folder with one DICOM series; or the voxels themselves.
+        source: a NIfTI, PNG, NRRD or MHA file, an `ImagePath` of several, or a folder with one DICOM series; or the
+            voxels themselves.
         spatial_dims: the number of dimensions expected, 2 or 3.
         pixel_size: of a PNG file, which does not tell it.
+        channels: the number expected, in one file or in several; None for any.
 
     Returns:
-        float32 ``[1, *shape]`` with a 4x4 RAS affine in mm; float64 where whole numbers, such as the identifiers of
+        float32 ``[C, *shape]`` with a 4x4 RAS affine in mm; float64 where whole numbers, such as the identifiers of
         labels, are too large for it. Of the header only the geometry is kept, since other fields may identify a
         patient. What a user should know of it is ``meta["warnings"]``, one in each line; ``meta["padding"]`` is the
-        share of voxels that the header declares as padding and that became background; ``meta[LENGTH_UNIT]`` is the
-        unit of lengths.
+        share of voxels of each channel that the header declares as padding and that became background;
+        ``meta[LENGTH_UNIT]`` is the unit of lengths.
 
     Raises:
         InputError: if the file cannot be read, has a voxel size of its own beside a `pixel_size`, has other dimensions
@@ -151,8 +161,9 @@ def read_volume(
         }
         volume = _volume(given if given.ndim > spatial_dims else given[None], given.affine, str(name), affine, **known)
     else:
-        volume = _read_file(Path(source), pixel_size)
-    _check_dimensions(volume, spatial_dims)
+        volume = _together([_read_file(Path(file), pixel_size) for file in files_of(source)])
+    volume = _without_thickness(volume, spatial_dims)
+    _check_dimensions(volume, spatial_dims, channels)
     check_finite(volume)
     check_affine(volume)
     return volume
@@ -190,18 +201,42 @@ def label_classes(label: MetaTensor, label_values: LabelValues | None = None) ->
 
 def _without_border(image: MetaTensor) -> MetaTensor:
     """The image with background in place of padding that no header declares."""
-    voxels = image.float().cpu().numpy()[0]
-    voxels, share = without_padding(voxels, border_padding(voxels))
-    if not share:
+    cleaned = [without_padding(voxels, border_padding(voxels)) for voxels in image.float().cpu().numpy()]
+    shares = np.array([share for _, share in cleaned])
+    if not shares.any():
         return image.float()
     warning = (
-        f"{share:.1%} of the voxels are padding, one value far from all others that fills the border: it was left out "
-        f"of the scaling of intensities"
+        f"{shares.max():.1%} of the voxels are padding, one value far from all others that fills the border: it was "
+        f"left out of the scaling of intensities"
     )
     meta = dict(image.meta)
-    meta["padding"] += share
+    meta["padding"] = meta["padding"] + shares
     meta["warnings"] = "\n".join(filter(None, [meta["warnings"], warning]))
-    return MetaTensor(torch.from_numpy(voxels)[None], meta=meta)
+    return MetaTensor(torch.from_numpy(np.stack([voxels for voxels, _ in cleaned])), meta=meta)
+
+
+def _together(volumes: Sequence[MetaTensor]) -> MetaTensor:
+    """One image of the channels of several files, which lie on one grid."""
+    first, *others = volumes
+    for other in others:
+        check_same_grid(first, other)
+    if not others:
+        return first
+    meta = dict(first.meta)
+    meta["padding"] = np.concatenate([volume.meta["padding"] for volume in volumes])
+    meta["warnings"] = "\n".join(
+        dict.fromkeys(line for volume in volumes for line in volume.meta["warnings"].splitlines())
+    )
+    return MetaTensor(torch.cat([volume.as_tensor() for volume in volumes]), meta=meta)
+
+
+def _without_thickness(volume: MetaTensor, spatial_dims: int) -> MetaTensor:
+    """An image ``[C, X, Y, 1, …]`` of several channels as ``[C, X, Y]``, which NIfTI cannot hold otherwise."""
+    further = volume.shape[1 + spatial_dims :]
+    if len(volume) == 1 or not further or set(further) != {1}:
+        return volume
+    shape = volume.shape[: 1 + spatial_dims]
+    return MetaTensor(volume.as_tensor().reshape(shape), meta={**volume.meta, "spatial_shape": np.asarray(shape[1:])})
 
 
 def _read_file(path: Path, pixel_size: PixelSize | None) -> MetaTensor:
@@ -275,7 +310,7 @@ def _volume(
     affine: torch.Tensor | npt.NDArray[Any],
     source: str | os.PathLike[str],
     original_affine: torch.Tensor | npt.NDArray[Any] | None = None,
-    padding: float = 0.0,
+    padding: float | npt.NDArray[np.float64] = 0.0,
     warnings: Sequence[str] = (),
     unit: str = "mm",
 ) -> MetaTensor:
@@ -291,22 +326,28 @@ def _volume(
         "original_channel_dim": "no_channel",
         "space": SpaceKeys.RAS,
         "spatial_shape": np.asarray(values.shape[1:]),
-        "padding": padding,
+        "padding": np.full(len(values), padding),
         "warnings": "\n".join(warnings),
         LENGTH_UNIT: unit,
     }
     return MetaTensor(values.to(torch.float64 if double else torch.float32), affine=to_affine_nd(3, affine), meta=meta)
 
 
-def _check_dimensions(volume: MetaTensor, spatial_dims: int) -> None:
+def _check_dimensions(volume: MetaTensor, spatial_dims: int, channels: int | None) -> None:
     found = volume.ndim - 1
     if found != spatial_dims:
         raise InputError(
             f"{name_of(volume)}: the image has {found} dimensions ({size_of(volume)}). Expected {spatial_dims}. "
             f"Convert the image, or choose a configuration for images like it."
         )
-    if len(volume) != 1:
+    if channels not in (None, len(volume)):
+        if channels == 1:
+            kind, wanted = " (a colour image, or a 4D series)", "a grey image with one"
+            remedy = "Convert it, extract one channel or time point, or train with in_channels"
+        else:
+            kind, wanted = "", f"{channels} (in_channels), in one file or in files NAME_0000, NAME_0001, …"
+            remedy = "Complete the image"
         raise InputError(
-            f"{name_of(volume)}: the image has {len(volume)} channels (a colour image, or a 4D series). Expected a "
-            f"grey image with one. Convert it, or extract one channel or time point."
+            f"{name_of(volume)}: the image has {len(volume)} channel{'s' * (len(volume) > 1)}{kind}. Expected "
+            f"{wanted}. {remedy}."
         )

@@ -63,8 +63,13 @@ RESULTS = {
 """Name of a result, as ``metrics.csv`` and configurations have it → what it is; each builds on the one before."""
 
 
-def find_labelled_cases(dataset: Path, data_list: str) -> list[dict[str, str]]:
+def find_labelled_cases(dataset: Path, data_list: str, several_channels: bool = False) -> list[dict[str, str]]:
     """Find the cases of a list, with their labels where the whole list has them.
+
+    Args:
+        dataset: folder of the images.
+        data_list: the list.
+        several_channels: as for `find_cases`.
 
     Returns:
         Each case under its name and, for runs that number them, under its number.
@@ -77,7 +82,11 @@ def find_labelled_cases(dataset: Path, data_list: str) -> list[dict[str, str]]:
         labelled = all("label" in item for item in items)
     except (OSError, ValueError, KeyError, TypeError):
         labelled = False  # no list, or a bad one: what is wrong with it, `find_cases` says
-    return [case for anonymous in (False, True) for case in find_cases(str(dataset), data_list, labelled, anonymous)]
+    return [
+        case
+        for anonymous in (False, True)
+        for case in find_cases(str(dataset), data_list, labelled, anonymous, several_channels=several_channels)
+    ]
 
 
 def length_unit(path: str | Path, pixel_size: PixelSize | None) -> str:
@@ -91,17 +100,17 @@ def length_unit(path: str | Path, pixel_size: PixelSize | None) -> str:
 
 
 def read_oriented(path: str | Path, dim: int, pixel_size: PixelSize | None = None) -> MetaTensor:
-    """Read an image or labelmap ``[1, *shape]``; the axes of a volume are brought to right, anterior, superior.
+    """Read an image or labelmap ``[C, *shape]``; the axes of a volume are brought to right, anterior, superior.
 
     Args:
-        path: of the file.
+        path: of the file. Of an `ImagePath` of several, it is the first that is read.
         dim: 2 or 3.
         pixel_size: of PNG files, ``"pixel_size"`` in the report of a case; other files have their own.
 
     Raises:
         InputError: as `read_volume` does.
     """
-    volume = read_volume(path, dim, pixel_size if is_png(path) else None)
+    volume = read_volume(Path(path), dim, pixel_size if is_png(path) else None, channels=None)
     return volume if dim == 2 else Orientation("RAS", labels=None)(volume)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ..errors import InputError
+from .channels import ImagePath, join_channels, without_channel
 from .names import IMAGE_SUFFIXES, case_names
 from .results import find_labelled_cases
 
@@ -19,13 +20,14 @@ Sources = dict[str, dict[str, str]]  # case → "image" and, where there is one,
 _SHOWN = 3  # cases that a message names
 
 
-def find_sources(dataset: Path, data_list: str, cases: Collection[str]) -> Sources:
+def find_sources(dataset: Path, data_list: str, cases: Collection[str], several_channels: bool = False) -> Sources:
     """Find the images of a run's cases, and their labels where the data set has them.
 
     Args:
         dataset: the data set that was run.
         data_list: list of its ``dataset.json``; empty for whatever list has a case.
         cases: names of the cases.
+        several_channels: the images of the run have several, see `find_cases`.
 
     Returns:
         Case → its files, for the cases that were found.
@@ -33,9 +35,9 @@ def find_sources(dataset: Path, data_list: str, cases: Collection[str]) -> Sourc
     Raises:
         InputError: no case was found, two lists have different images of one name, or the list cannot be read.
     """
-    if data_list and (found := _in_list(dataset, data_list, cases)):
+    if data_list and (found := _in_list(dataset, data_list, cases, several_channels)):
         return found
-    lists = _search(dataset, cases)
+    lists = _search(dataset, cases, several_channels)
     if data_list or not lists:
         shown = ", ".join(sorted(cases)[:_SHOWN]) + (", …" if len(cases) > _SHOWN else "")
         where = ", ".join(f"'{name}' ({len(found)})" for name, found in lists.items())
@@ -56,34 +58,37 @@ def find_sources(dataset: Path, data_list: str, cases: Collection[str]) -> Sourc
     return sources
 
 
-def _in_list(dataset: Path, name: str, cases: Collection[str]) -> Sources:
-    return {case["case"]: case for case in find_labelled_cases(dataset, name) if case["case"] in cases}
+def _in_list(dataset: Path, name: str, cases: Collection[str], several_channels: bool) -> Sources:
+    found = find_labelled_cases(dataset, name, several_channels)
+    return {case["case"]: case for case in found if case["case"] in cases}
 
 
-def _in_folders(dataset: Path, cases: Collection[str]) -> Sources:
+def _in_folders(dataset: Path, cases: Collection[str], several_channels: bool) -> Sources:
     """Images of folders ``images*`` as `plan` takes them, and the labels of the same names in ``labels*``."""
     images = sorted(path for path in dataset.glob("images*/*") if path.name.lower().endswith(IMAGE_SUFFIXES))
+    joined = join_channels(images) if several_channels else [ImagePath([str(path)]) for path in images]
+    namesakes = [Path(without_channel(image) if several_channels else image) for image in joined]
     found: Sources = {}
-    for case, image in zip(case_names([str(path) for path in images]), images, strict=True):
-        label = dataset / image.parent.name.replace("images", "labels", 1) / image.name
+    for case, image, namesake in zip(case_names(namesakes), joined, namesakes, strict=True):
+        label = dataset / namesake.parent.name.replace("images", "labels", 1) / namesake.name
         if case in cases:
-            found[case] = {"image": str(image), **({"label": str(label)} if label.is_file() else {})}
+            found[case] = {"image": image, **({"label": str(label)} if label.is_file() else {})}
     return found
 
 
-def _search(dataset: Path, cases: Collection[str]) -> dict[str, Sources]:
+def _search(dataset: Path, cases: Collection[str], several_channels: bool) -> dict[str, Sources]:
     """The lists that have cases of the run. A list that cannot be read is of no concern if another one has them."""
     try:
         content = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
         names = [name for name, value in content.items() if isinstance(value, list) and value]
     except (OSError, ValueError, AttributeError):
         names = []  # a folder of images, or a bad file: what is wrong with it is said below
-    if not names and (found := _in_folders(dataset, cases)):
+    if not names and (found := _in_folders(dataset, cases, several_channels)):
         return {"images": found}
     lists, refusals = {}, []
     for name in names or [""]:
         try:
-            lists[name] = _in_list(dataset, name, cases)
+            lists[name] = _in_list(dataset, name, cases, several_channels)
         except InputError as error:
             refusals.append(error)
     lists = {name: found for name, found in lists.items() if found}

@@ -79,7 +79,8 @@ def draw_results(
             f"{output}: found no results to draw. Run inference first, with this output_dir, and ask for one case or "
             "more."
         )
-    sources = find_sources(Path(dataset_dir), data_list, folders)
+    several = read_case_report(next(iter(folders.values()))).get("channels", 1) > 1
+    sources = find_sources(Path(dataset_dir), data_list, folders, several)
     rows = [(source, folders[case], read_case_report(folders[case])) for case, source in list(sources.items())[:cases]]
     results = [find_results(folder, report) for _, folder, report in rows]
     titles = {name: kind.title for name, kind in RESULTS.items() if any(name in found for found in results)}

@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from .decide import (
     Grid,
     decide_architecture,
     decide_augmentation,
+    decide_channels,
     decide_grid,
     decide_window,
     outside,
@@ -113,7 +115,12 @@ def plan(
     suits = judge(data.anatomies, data.table)
     _refuse(suits, force)
     grid, decision = decide_grid(data.scans, data.anatomies, data.unit)
-    decisions = [decision, decide_window(data.scans), decide_augmentation(data.anatomies, grid, data.unit)]
+    decisions = [
+        decide_channels(data.scans),
+        decision,
+        decide_window(data.scans),
+        decide_augmentation(data.anatomies, grid, data.unit),
+    ]
     decisions.append(decide_architecture(grid))
     settings = _settings(root, data, folds)
     train_config = Path(bundle_dir) / "configs" / "train.yaml"
@@ -149,6 +156,7 @@ def _look(found: DataSet, labels: str, pixel_size: PixelSize | None, number: int
         )
     dim = dimensions(found.folder, found.cases[0])
     scans = _of_all(found.cases, "images", lambda case: look_at_scan(found.folder, case, dim, pixel_size))
+    _check_channels(scans)
     table = label_table(scans, found.names, labels)
     anatomies = _of_all(
         found.cases,
@@ -159,6 +167,18 @@ def _look(found: DataSet, labels: str, pixel_size: PixelSize | None, number: int
     if number:
         lists |= make_folds(lists, number, seed)
     return _Data(found, dim, pixel_size, lists, scans, table, anatomies)
+
+
+def _check_channels(scans: Sequence[Scan]) -> None:
+    counts = Counter(len(scan.percentiles) for scan in scans)
+    usual = counts.most_common(1)[0][0]
+    others = [f"  {scan.case.name}: {len(scan.percentiles)}" for scan in scans if len(scan.percentiles) != usual]
+    if others:
+        raise InputError(
+            f"{len(others)} of {len(scans)} cases have another number of channels than {usual}:\n"
+            + "\n".join(others)
+            + "\nComplete or convert them, or leave them out."
+        )
 
 
 def _not_empty(anatomy: Anatomy) -> Anatomy:
@@ -230,7 +250,9 @@ def _record(
             "shape": _range(shapes),
             "spacing": _range(spacings),
             "foreground_box": _range(high - low),
-            "intensity_percentiles": _range(np.array([scan.percentiles for scan in data.scans])),
+            "intensity_percentiles": [
+                _range(channel) for channel in np.array([scan.percentiles for scan in data.scans]).swapaxes(0, 1)
+            ],
             "labels": [{key: value for key, value in asdict(suit).items() if key != "warnings"} for suit in suits],
         },
         "decisions": [asdict(decision) for decision in decisions],

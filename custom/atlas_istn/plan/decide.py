@@ -12,7 +12,16 @@ import numpy as np
 
 from .survey import Anatomy, Scan
 
-__all__ = ["Decision", "Grid", "decide_architecture", "decide_augmentation", "decide_grid", "decide_window", "outside"]
+__all__ = [
+    "Decision",
+    "Grid",
+    "decide_architecture",
+    "decide_augmentation",
+    "decide_channels",
+    "decide_grid",
+    "decide_window",
+    "outside",
+]
 
 _MOST = {2: 96 * 96, 3: 48 * 64 * 48}  # voxels of a grid, so that two cores train it in an hour
 _SCALES = 4  # of the networks
@@ -132,20 +141,39 @@ def outside(anatomy: Anatomy, grid: Grid) -> tuple[float, float]:
     return (float(out.mean()), float(np.linalg.norm(beyond.clip(min=0), axis=1).max())) if len(out) else (0.0, 0.0)
 
 
+def decide_channels(scans: Sequence[Scan]) -> Decision:
+    """Take the number of channels that all images have."""
+    count = len(scans[0].percentiles)
+    reason = "each is scaled by itself; pictures show the first" if count > 1 else "grey images"
+    return Decision("channels", str(count), reason, {"in_channels": count} if count > 1 else {})
+
+
 def decide_window(scans: Sequence[Scan]) -> Decision:
-    """Choose between percentiles of each image and a fixed window, for where values mean something, as in CT."""
-    low = np.median([scan.percentiles[1] for scan in scans])
-    if low > _CT or not all(scan.whole for scan in scans):
-        reason = "values differ from image to image"
-        return Decision("intensities", "percentiles 1 and 99 of each image become 0 and 1", reason, {})
-    inside = np.concatenate([scan.foreground for scan in scans])
+    """Choose between percentiles of each image and a fixed window, for where values mean something, as in CT.
+
+    Of several channels each has its own.
+    """
+    usual = "percentiles 1 and 99 of each image become 0 and 1"
+    windows = [_window(scans, channel) for channel in range(len(scans[0].percentiles))]
+    if not any(windows):
+        return Decision("intensities", usual, "values differ from image to image", {})
+    values = [f"{window[0]:.0f} to {window[1]:.0f} become 0 and 1" if window else usual for window in windows]
+    settings: dict[str, Any] = {"intensity_window": windows if len(windows) > 1 else windows[0]}
+    if all(windows):
+        settings["intensity_limits"] = [-0.5, 1.5]
+    reason = f"values are those of CT (half a percent of the voxels below {_CT:.0f})"
+    return Decision("intensities", "; ".join(values), reason, settings)
+
+
+def _window(scans: Sequence[Scan], channel: int) -> list[float] | None:
+    """The window of a channel whose values are those of CT."""
+    low = np.median([scan.percentiles[channel][1] for scan in scans])
+    if low > _CT or not all(scan.whole[channel] for scan in scans):
+        return None
+    inside = np.concatenate([scan.foreground[channel] for scan in scans])
     first, last = np.percentile(inside, [0.5, 99.5])
     wider = _WIDER * (last - first)
-    window = [float(round(first - wider)), float(round(last + wider))]
-    reason = f"values are those of CT (half a percent of the voxels below {low:.0f})"
-    value = f"{window[0]:.0f} to {window[1]:.0f} become 0 and 1"
-    settings = {"intensity_window": window, "intensity_limits": [-0.5, 1.5]}
-    return Decision("intensities", value, reason, settings)
+    return [float(round(first - wider)), float(round(last + wider))]
 
 
 def decide_augmentation(anatomies: Sequence[Anatomy], grid: Grid, unit: str) -> Decision:

@@ -8,11 +8,12 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..io.channels import ImagePath, channel_files, files_of, join_channels, namesake, without_channel
 from ..io.names import IMAGE_SUFFIXES, case_names
 
 __all__ = ["LISTS", "Case", "DataSet", "discover"]
@@ -20,7 +21,6 @@ __all__ = ["LISTS", "Case", "DataSet", "discover"]
 LISTS = ("training", "validation", "test")
 _FOLDERS = {"tr": "training", "train": "training", "training": "training", "val": "validation", "ts": "test"}
 _FOLDERS |= {"validation": "validation", "test": "test"}
-_CHANNEL = re.compile(r"_\d{4}$")  # of the files of nnU-Net and of MSD
 _LABEL_ENDS = re.compile(r"[-_.](seg|segmentation|label|labels|mask|gt|labelmap)$", re.IGNORECASE)
 _SHOWN = 5
 
@@ -31,7 +31,7 @@ class Case:
 
     Attributes:
         name: as results will have it.
-        image: path, relative to the data set.
+        image: path, relative to the data set; an `ImagePath` where the channels lie in several files.
         label: likewise.
         source: the list that it stands in; empty where there are no lists.
     """
@@ -66,6 +66,8 @@ class DataSet:
 def discover(dataset_dir: str, lists: Sequence[str] = ()) -> DataSet:
     """Find the labelled cases of a folder.
 
+    The channels of an image may lie in several files, ``NAME_0000``, ``NAME_0001``, …
+
     Args:
         dataset_dir: a folder with a ``dataset.json`` (Medical Segmentation Decathlon), or with folders ``images*`` and
             ``labels*`` whose files have the same names.
@@ -88,6 +90,8 @@ def _from_json(folder: Path, wanted: Sequence[str]) -> DataSet:
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{source}: expected a JSON object, found none ({error}). Correct the file.") from error
     lists = {key: value for key, value in content.items() if isinstance(value, list)}
+    if not lists:  # as nnU-Net has it
+        return replace(_from_folders(folder, wanted), names=_label_names(content.get("labels")))
     labelled = {key: [entry for entry in value if _is_labelled(entry)] for key, value in lists.items()}
     available = ", ".join(f"{key} ({len(value)}, {len(labelled[key])} with labels)" for key, value in lists.items())
     missing = [name for name in wanted if not labelled.get(name)]
@@ -97,12 +101,13 @@ def _from_json(folder: Path, wanted: Sequence[str]) -> DataSet:
             f"{source}: expected {'the list ' + ', '.join(missing) if missing else 'a list training'} with images and "
             f"labels. The lists there: {available or 'none'}. Choose with --lists."
         )
-    entries = [(name, entry) for name in used for entry in labelled[name]]
-    names = case_names([str(folder / entry["image"]) for _, entry in entries])
-    cases = [
-        Case(name, os.path.normpath(entry["image"]), os.path.normpath(entry["label"]), list_name)
-        for name, (list_name, entry) in zip(names, entries, strict=True)
-    ]
+    cases = _named(
+        [
+            Case("", _image(channel_files(folder, entry["image"])), os.path.normpath(entry["label"]), name)
+            for name in used
+            for entry in labelled[name]
+        ]
+    )
     ignored = {name: len(value) for name, value in lists.items() if name not in used}
     unlabelled = {name: len(lists[name]) - len(labelled[name]) for name in used}
     warnings = [
@@ -112,7 +117,20 @@ def _from_json(folder: Path, wanted: Sequence[str]) -> DataSet:
 
 
 def _is_labelled(entry: Any) -> bool:
-    return isinstance(entry, Mapping) and all(isinstance(entry.get(key), str) for key in ("image", "label"))
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("label"), str):
+        return False
+    images = entry.get("image")
+    images = [images] if isinstance(images, str) else images
+    return isinstance(images, list) and bool(images) and all(isinstance(image, str) for image in images)
+
+
+def _image(files: Sequence[str]) -> ImagePath:
+    return ImagePath([os.path.normpath(file) for file in files])
+
+
+def _named(cases: Sequence[Case]) -> list[Case]:
+    names = case_names([namesake(case.image) for case in cases])
+    return [replace(case, name=name) for case, name in zip(cases, names, strict=True)]
 
 
 def _label_names(table: Any) -> dict[int, str]:
@@ -153,20 +171,22 @@ def _from_folders(folder: Path, wanted: Sequence[str]) -> DataSet:
         raise InputError(
             f"{folder}: no image has a label of the same name. Expected both. Check the names of the files."
         )
-    names = case_names([str(folder / case.image) for case in cases])
-    named = [Case(name, case.image, case.label, case.source) for name, case in zip(names, cases, strict=True)]
-    return DataSet(folder, named, {}, ignored, warnings)
+    return DataSet(folder, _named(cases), {}, ignored, warnings)
 
 
 def _matched(folder: Path, images: Path, labels: Path, source: str, warnings: list[str]) -> list[Case]:
     stems = {_LABEL_ENDS.sub("", _stem(path)): path for path in _files(labels)}
+    paths = _files(images)
+    whole = [path for path in paths if _stem(path) in stems]
+    channels = join_channels([path for path in paths if path not in whole])
     cases, alone = [], []
-    for path in _files(images):
-        label = stems.pop(_stem(path), None) or stems.pop(_CHANNEL.sub("", _stem(path)), None)
+    for image in sorted([*map(str, whole), *channels]):
+        label = stems.pop(_stem(Path(image)), None) or stems.pop(_stem(Path(without_channel(image))), None)
         if label:
-            cases.append(Case("", str(path.relative_to(folder)), str(label.relative_to(folder)), source))
+            files = [str(Path(file).relative_to(folder)) for file in files_of(image)]
+            cases.append(Case("", _image(files), str(label.relative_to(folder)), source))
         else:
-            alone.append(path.name)
+            alone += [Path(file).name for file in files_of(image)]
     for what, names in (
         ("images without a label", alone),
         ("labels without an image", [p.name for p in stems.values()]),

@@ -16,6 +16,7 @@ from monai.transforms import Orientation
 from scipy import ndimage
 
 from ..errors import InputError, message_of
+from ..io.channels import in_folder
 from ..io.geometry import check_same_grid
 from ..io.label_table import LabelValues
 from ..io.loading import PixelSize, label_classes, read_volume
@@ -41,9 +42,9 @@ class Scan:
         axes: orientation of the stored axes, such as ``"LPS"``; empty in 2D.
         values: of the label.
         digest: of the voxels of the image.
-        percentiles: of its intensities: 0, 0.5, 1, 50, 99, 99.5, 100.
-        whole: whether all intensities are whole numbers.
-        foreground: some intensities within labels.
+        percentiles: of the intensities of each channel: 0, 0.5, 1, 50, 99, 99.5, 100.
+        whole: whether all intensities of a channel are whole numbers.
+        foreground: some intensities within labels, ``[C, n]``.
     """
 
     case: Case
@@ -52,8 +53,8 @@ class Scan:
     axes: str
     values: frozenset[int]
     digest: str
-    percentiles: tuple[float, ...]
-    whole: bool
+    percentiles: tuple[tuple[float, ...], ...]
+    whole: tuple[bool, ...]
     foreground: np.ndarray
 
 
@@ -96,7 +97,7 @@ def dimensions(folder: Path, case: Case) -> int:
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         return 3
     try:
-        return 2 if len([n for n in nib.load(path).shape if n > 1]) == 2 else 3
+        return 2 if len([n for n in nib.load(path).shape[:3] if n > 1]) == 2 else 3  # a fourth axis holds channels
     except Exception as error:
         raise InputError(f"{path}: the image cannot be read ({message_of(error)}). Copy it again.") from error
 
@@ -107,16 +108,17 @@ def look_at_scan(folder: Path, case: Case, dim: int, pixel_size: PixelSize | Non
     Raises:
         InputError: one cannot be read, they have different grids, or a label has values that are not whole.
     """
-    image, label = (read_volume(folder / path, dim, pixel_size) for path in (case.image, case.label))
+    image = read_volume(in_folder(folder, case.image), dim, pixel_size, channels=None)
+    label = read_volume(folder / case.label, dim, pixel_size)
     check_same_grid(image, label)
     values = np.unique(label.numpy())
     whole = np.round(values)
     if np.abs(values - whole).max() > 1e-3:
         odd = ", ".join(f"{value:.6g}" for value in values[np.abs(values - whole) > 1e-3][:5])
         raise InputError(f"{folder / case.label}: label values that are not whole numbers: {odd}. Correct the label.")
-    voxels = image.numpy()[0]
-    inside = voxels[label.numpy()[0].round() != 0]
-    step = max(1, len(inside) // _SAMPLES)
+    voxels = image.numpy()
+    inside = voxels[:, label.numpy()[0].round() != 0]
+    step = max(1, inside.shape[1] // _SAMPLES)
     axes = "" if dim == 2 else "".join(nib.aff2axcodes(np.asarray(image.affine)))
     digest = hashlib.sha1(np.ascontiguousarray(voxels).tobytes(), usedforsecurity=False).hexdigest()
     turned = _turned(image, dim)
@@ -127,9 +129,9 @@ def look_at_scan(folder: Path, case: Case, dim: int, pixel_size: PixelSize | Non
         axes,
         frozenset(int(value) for value in whole),
         digest,
-        tuple(float(value) for value in np.percentile(voxels, _PERCENTILES)),
-        bool((voxels == voxels.round()).all()),
-        inside[::step].astype(np.float32),
+        tuple(tuple(float(value) for value in np.percentile(channel, _PERCENTILES)) for channel in voxels),
+        tuple(bool((channel == channel.round()).all()) for channel in voxels),
+        inside[:, ::step].astype(np.float32),
     )
 
 

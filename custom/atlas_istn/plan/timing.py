@@ -68,7 +68,7 @@ def measure_costs(train_config: Path, settings: Mapping[str, Any], batch: int) -
     augment = parser.get_parsed_content("train#augmentation")
     size, classes = settings["spatial_size"], len(settings["label_names"])
     device = next(network.parameters()).device
-    image = torch.rand(batch, 1, *size)
+    image = torch.rand(batch, settings.get("in_channels", 1), *size)
     label = torch.nn.functional.one_hot(_blocks(size, classes), classes).movedim(-1, 0).float()
     network.atlas_labels.copy_(label)
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from ..errors import InputError
+from ..io.channels import files_of
 from ..io.files import write_whole
 from ..io.outputs import write_json
 from .decide import Decision
@@ -80,8 +81,13 @@ def data_config(root: Path, settings: Mapping[str, Any], decisions: Sequence[Dec
 
 def write_lists(root: Path, folder: Path, lists: Mapping[str, Sequence[Case]]) -> None:
     """Write ``dataset.json`` with the lists that were made, its paths relative to the data set."""
-    entries = {name: [{"image": c.image, "label": c.label} for c in cases] for name, cases in lists.items()}
+    entries = {name: [{"image": _entry(c.image), "label": c.label} for c in cases] for name, cases in lists.items()}
     write_json({"root": str(folder.absolute()), **entries}, root / LISTS_FILE)
+
+
+def _entry(image: str) -> str | list[str]:
+    files = files_of(image)
+    return files[0] if len(files) == 1 else list(files)
 
 
 def write_plan(root: Path, config: str, record: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ KINDS = (
     "wholes",
     "numbers",
     "values",
+    "windows",
     "table",
     "names",
     "component",
@@ -95,6 +96,7 @@ class Setting:
             "wholes": "whole numbers",
             "numbers": "numbers",
             "values": "whole numbers, or lists of them, that differ",
+            "windows": "2 rising numbers, or a list that has that or null for each channel",
             "table": f"a table with {', '.join(self.fields)}",
             "names": "a table from class index to name",
             "component": "a component (a table with _target_) or an expression",
@@ -158,6 +160,12 @@ class Setting:
         if len(set(flat)) < len(flat):
             raise NotAllowedError(self.expected)
         return found
+
+    def _read_windows(self, value: Any) -> list[Any]:
+        window = Setting(self.help, "numbers", length=2, rising=True)
+        if isinstance(value, list | tuple) and value and all(isinstance(item, list | tuple | None) for item in value):
+            return [None if item is None else window.read(item) for item in value]
+        return window.read(value)
 
     def _read_names(self, value: Any) -> dict[int, str]:
         try:

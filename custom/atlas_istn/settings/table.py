@@ -47,9 +47,7 @@ DATA = {
     "in_channels": _count("channels of the image", 1),
     "label_names": Setting("class index → name, background first", "names"),
     "label_values": Setting("values of each class in label files; a list merges them", "values", -(2**31), 2**32 - 1),
-    "intensity_window": Setting(
-        "intensities that become 0 and 1, in place of percentiles", "numbers", length=2, rising=True, optional=True
-    ),
+    "intensity_window": Setting("intensities that become 0 and 1, in place of percentiles", "windows", optional=True),
     "pixel_size": Setting(
         "size of a pixel of PNG images along x and y; null: lengths are in pixels",
         "numbers",

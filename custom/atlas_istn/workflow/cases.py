@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from monai.data import Dataset, list_data_collate
 
 from ..errors import InputError, message_of
+from ..io.channels import files_of
 
 __all__ = ["CaseDataset", "FailureReport", "collate_cases", "failing_alone"]
 
@@ -80,7 +81,7 @@ def _reason(error: BaseException, data: Sequence[Mapping[str, str]], case: Mappi
     """Why a case failed; where cases are numbered, its files are not named."""
     reason = message_of(error)
     if getattr(data, "anonymous", False):
-        for path in (case["image"], case.get("label", "")):
+        for path in (*files_of(case["image"]), case.get("label", "")):
             reason = reason.replace(str(path), case["case"]) if path else reason
     return reason
 

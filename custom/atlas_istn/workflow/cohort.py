@@ -14,6 +14,7 @@ from typing import Any
 import torch.distributed as dist
 
 from ..io.cases import Cases
+from ..io.channels import files_of
 from ..io.locks import hold_folder, release_folder
 
 __all__ = ["Cohort", "gathered"]
@@ -84,8 +85,8 @@ class Cohort:
         return pending
 
     def key(self, source: str) -> str:
-        """Return what the result of an image, a file or a folder, is made of."""
-        return hashlib.sha256(self.common + _digest(Path(source))).hexdigest()
+        """Return what the result of an image, files or a folder, is made of."""
+        return hashlib.sha256(self.common + b"".join(_digest(Path(file)) for file in files_of(source))).hexdigest()
 
     def reports(self) -> list[dict[str, Any]]:
         """Return the reports of all finished cases, of all processes and of earlier runs, in the order of the cases."""

@@ -54,7 +54,7 @@ class CaseResult:
 
     Attributes:
         case: its name.
-        source: the file or folder of its image.
+        source: the file or folder of its image, or an `ImagePath` of several files.
         reference: the file of its label; empty if there is none.
         grid_affine: voxel to RAS world map of the image on the model's grid, 4x4.
         result: on the model's grid, a batch of one.
@@ -81,7 +81,7 @@ class CaseResult:
         """Take up one case of a batch behind the postprocessing."""
         return cls(
             case=batch["case"],
-            source=str(batch["source"]),
+            source=batch["source"],
             reference=str(batch["reference"]),
             grid_affine=np.asarray(batch["grid_affine"]),
             result=result,

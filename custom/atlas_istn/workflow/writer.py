@@ -45,7 +45,7 @@ RESULTS = {"itn": "itn", "one_pass": "one_pass", "pred": "refine"}
 """Key of a labelmap → name of the result, of the full method."""
 
 
-_NO_COLUMNS = ("volume_unit", KEY)  # of a report, in the summary
+_NO_COLUMNS = ("volume_unit", "channels", KEY)  # of a report, in the summary
 LARGER = "the image is larger than the model's grid: what lies outside it was not segmented"
 
 
@@ -168,6 +168,9 @@ class CaseWriter:
             verdict = self.quality(case.measures, report["folded_fraction"], empty, kept, cut)
             report |= {"quality": verdict.flag, "quality_score": verdict.score, "quality_reasons": verdict.reasons}
         report["volumes"], report["volume_unit"] = self._volumes(case)
+        channels = self.network.atlas_image.shape[1]
+        if channels > 1:
+            report["channels"] = channels
         if case.from_png and case.unit == "mm":
             report["pixel_size"] = np.asarray(case.segmentation.pixdim)[:2].tolist()
         report["labels"] = {self.label_names[index]: self.label_values[index] for index in labels}
