@@ -16,6 +16,7 @@ import pytest
 import SimpleITK
 
 from atlas_istn.errors import input_error_behind
+from atlas_istn.report import write_report
 from pair_runs import PAIR, QUICK, run, write_config, write_pairs
 
 NAME = "case_0__case_3"
@@ -89,6 +90,15 @@ def test_a_run_says_how_each_pair_went(registered: Path) -> None:
     assert float(rows[0]["refine structure dice"]) == pytest.approx(report["scores"]["refine"]["structure"]["dice"])
     summary = json.loads((registered / "summary.json").read_text())
     assert (summary["cases"], summary["failed"]) == (2, 0)
+
+
+def test_the_report_has_a_page_for_each_pair(registered: Path) -> None:
+    write_report(registered)
+    page = (registered / "report.html").read_text()
+    assert page.count('<section class="pair"') == page.count("data:image/png;base64,") == 2
+    assert NAME in page
+    assert "structures registered directly" in page
+    assert 'src="http' not in page
 
 
 def test_landmarks_move_with_the_image(registered: Path) -> None:

@@ -43,6 +43,7 @@ from ..pictures.planes import MARGIN, Plane, atlas_coordinates, choose_planes
 from ..topology import Topology, labelmap_topology
 from . import drawing
 from .charts import CURVE, BoxPlot, Curve, box_plot, curve
+from .pairs import find_pair_folders, write_pair_report
 from .units import Units
 
 __all__ = ["write_report"]
@@ -124,7 +125,8 @@ def write_report(
 
     Its first page compares the cases, the conspicuous ones first; every case has a page with the outlines of its
     results, their differences, the deformed grid of the atlas, local volumes, the course of the refinement and its
-    warnings. Scores are shown where the run has a ``metrics.csv``, that is after `evaluate`.
+    warnings. Scores are shown where the run has a ``metrics.csv``, that is after `evaluate`. Of a run that registered
+    pairs it shows these, see `write_pair_report`; nothing but its folder is needed.
 
     Args:
         output_dir: what inference or evaluation wrote.
@@ -138,6 +140,9 @@ def write_report(
             read or written.
     """
     output = Path(output_dir)
+    if find_pair_folders(output):
+        write_pair_report(output, Path(path or output / "report.html"))
+        return
     folders = find_case_folders(output)
     if not folders:
         raise InputError(f"{output}: found no results of inference. Run inference first, with this output_dir.")

@@ -75,6 +75,7 @@ class PairCase:
         pair: its files, as `find_pairs` lists them.
         affines: ``"moving"``, ``"fixed"`` → voxel to RAS world map of the image on the model's grid, 4x4.
         result: on that grid, a batch of one.
+        image: both on that grid, ``[1, 2 C, *shape]``.
         structures: of the moving and, behind them, of the fixed image, ``[1, 2 K, *shape]``; None where it has none.
     """
 
@@ -82,6 +83,7 @@ class PairCase:
     pair: Mapping[str, str]
     affines: Mapping[str, npt.NDArray[np.float64]]
     result: PairResult
+    image: Tensor
     structures: Tensor | None
 
     @cached_property

@@ -103,5 +103,6 @@ def _taken_up(batch: Mapping[str, Any], result: PairResult, index: int) -> PairC
         pair=batch["pairs"][index],
         affines={side: np.asarray(batch[f"{side}_affine"][index]) for side in SIDES},
         result=result.case(index),
+        image=torch.as_tensor(batch[Keys.IMAGE][index : index + 1]).to(result.moving.device),
         structures=None if label is None else torch.as_tensor(label[index : index + 1]).to(result.moving.device),
     )

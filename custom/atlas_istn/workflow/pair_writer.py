@@ -13,12 +13,14 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from ..evaluation.deformation import deformation_figures, inverse_error
-from ..io.files import check_writable
+from ..io.files import check_writable, write_whole
 from ..io.itk_transforms import write_transform
 from ..io.loading import read_volume
 from ..io.outputs import write_csv, write_json
 from ..io.points import POINT_SUFFIXES, read_points
 from ..io.warping import warp_labels, warp_volume, write_warped
+from ..networks.pair import split_pair
+from ..pictures.pair_figure import pair_figure
 from .cases import failing_alone
 from .pair_cases import PairCase
 from .pair_scorer import PairScorer
@@ -35,7 +37,8 @@ class PairWriter:
 
     In ``OUT/<pair>/``: ``<pair>_moving_to_fixed.h5`` resamples the moving image onto the fixed one,
     ``<pair>_fixed_to_moving.h5`` the other way; ``<pair>_warped`` the moving image on the fixed grid,
-    ``<pair>_warped_labels`` its labels or maps, ``<pair>_moved_points`` its landmarks; ``<pair>.json``.
+    ``<pair>_warped_labels`` its labels or maps, ``<pair>_moved_points`` its landmarks; ``<pair>_figure.png``;
+    ``<pair>.json``.
     ``OUT/summary.csv`` has a row for each pair, ``OUT/metrics.csv`` and ``summary.json`` the scores.
 
     Args:
@@ -87,6 +90,8 @@ class PairWriter:
             moved = file.points.copy()
             moved[:, : to_fixed.dim] = to_moving(moved[:, : to_fixed.dim])
             file.write(moved, f"{stem}_moved_points{_point_suffix(source)}")
+        picture = pair_figure(*split_pair(case.image), case.result.transform)
+        write_whole(f"{stem}_figure.png", picture.save)
         report = self.report(case)
         write_json(report, f"{stem}.json")
         self.rows.append(_flat(report))
