@@ -6,13 +6,30 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 from ..spatial import Transform
 from ..topology import TopologyNote
 
-__all__ = ["Course", "Result"]
+__all__ = ["AtlasNote", "Course", "Result"]
+
+
+class AtlasNote(NamedTuple):
+    """What became of one of several atlases.
+
+    Attributes:
+        atlas: its name.
+        ncc: how alike it is to the image, behind its registration: by default correlation.
+        dice: of its labels with the fused ones, mean over labels.
+        folded_fraction: share of voxels at which its map folds.
+    """
+
+    atlas: str
+    ncc: float
+    dice: float
+    folded_fraction: float
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,7 @@ class Result:
         topology: per case, of whoever looked after it; else empty.
         ensemble: mean of the soft labelmaps of several refinements, ``[B, Nc, *shape]``. It need not have the atlas's
             topology: it is for uncertainty.
+        atlases: per case, of each atlas where several were fused.
     """
 
     segmentation: Tensor
@@ -75,6 +93,7 @@ class Result:
     course: Course | None = None
     topology: tuple[TopologyNote, ...] = ()
     ensemble: Tensor | None = None
+    atlases: tuple[tuple[AtlasNote, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.segmentation)
@@ -84,7 +103,7 @@ class Result:
         one = slice(index, index + 1)
         chosen = {
             name: value[one]
-            for name in ("segmentation", "prediction", "one_pass", "transform", "topology", "ensemble")
+            for name in ("segmentation", "prediction", "one_pass", "transform", "topology", "ensemble", "atlases")
             if (value := getattr(self, name)) is not None
         }
         return dataclasses.replace(self, **chosen, course=self.course and self.course.case(index))

@@ -15,8 +15,9 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from ..errors import InputError, show_input_errors
+from .groups import FREE_ON_RESUME, LEARNING, OF_MODEL, OF_REFINEMENT, PARTS, PREPARATION
 from .kinds import NotAllowedError, Setting
-from .table import FREE_ON_RESUME, LEARNING, NESTED, OF_MODEL, OF_REFINEMENT, PARTS, PREPARATION, SETTINGS
+from .table import NESTED, SETTINGS
 
 __all__ = [
     "begin",

@@ -7,9 +7,10 @@ Defaults stand in the configurations. A new id needs a line here, or runs refuse
 
 from __future__ import annotations
 
+from .groups import LEARNING, PARTS
 from .kinds import Setting
 
-__all__ = ["FREE_ON_RESUME", "LEARNING", "NESTED", "PARTS", "SETTINGS", "Setting"]
+__all__ = ["NESTED", "SETTINGS", "Setting"]
 
 
 def _truth(help: str) -> Setting:  # noqa: A002
@@ -128,6 +129,17 @@ PAIRS = {
     "refine_tolerance": _share("improvement in 10 iterations below which a pair has settled"),
 }
 
+MULTI_ATLAS = {
+    "atlas_dir": _text("data set that has the atlases, with labels"),
+    "atlas_list": _text("list of dataset.json with the atlases"),
+    "atlases": _count("atlases that are fused, the most similar ones; 0: all"),
+    "atlases_at_once": _count("atlases that are registered at a time", 1),
+    "fusion": Setting("how labels are fused", "component"),
+    "affine_registration": Setting("registration that every atlas begins with", "component"),
+    "deformable_registration": Setting("registration that follows; null: none", "component", optional=True),
+    "atlas_refinement": Setting("registration of what is registered, at last; null: none", "component", optional=True),
+}
+
 TRAINING = {
     "max_epochs": _count("epochs", 1),
     "batch_size": _count("cases of a batch, in each process", 1),
@@ -202,139 +214,11 @@ OUTPUT = {
     "surface_dice_tolerance": _from_zero("distance up to which surfaces agree", "mm"),
 }
 
-PARTS = (
-    "imports",
-    "bundle_root",
-    "num_classes",
-    "spatial_dims",
-    "network_def",
-    "itn",
-    "itn_member",
-    "stn",
-    "network",
-    "reading",
-    "localisation",
-    "gridding",
-    "preprocessing",
-    "dataset",
-    "dataloader",
-    "displayable_configs",
-    "structure_names",
-    "join_pairs",
-    "pairs",
-    "bound",
-    "writer",
-    "registration",
-    "refinement",
-    "inferer",
-    "ensemble_inferer",
-    "quality",
-    "inversion",
-    "postprocessing",
-    "loader",
-    "handlers",
-    "evaluator",
-    "reference",
-    "scorer",
-    "cohort",
-    "calibration",
-    "trained_bundle",
-    "optimizer",
-    "lr_scheduler",
-    "segmentation_loss",
-    "loss",
-    "train",
-    "validate",
-    "run_folder",
-    "reading",
-    "gridding",
-    "localisation",
-    "locator",
-    "locator_view",
-    "locator_training",
-    "check_cases",
-    "unet_loader",
-    "initial_weights",
-    "itn_loader",
-    "initialize",
-    "finalize",
-    "training",
-    "inference",
-    "evaluate",
-    "calibrate",
-    "run",
-)
-"""Ids that hold parts of the workflow."""
-
-ARCHITECTURE = ("network_def", "itn", "itn_member", "stn", "locator", "transformation")
-"""Parts that a network is made of."""
-
-OF_MODEL = (
-    "network_def",
-    "spatial_size",
-    "spacing",
-    "label_names",
-    "label_values",
-    "intensity_window",
-    "intensity_limits",
-    "intensity_percentiles",
-    "pair_start",
-)
-"""What a model was trained with, and cannot be used without, together with all that these refer to."""
-
-OF_REFINEMENT = (
-    "refine_mode",
-    "refine_iterations",
-    "refine_weights",
-    "refine_similarity",
-    "refine_stiff",
-    "refine_confidence",
-    "refine_trust",
-)
-"""What decides how the results of a refinement usually look: `workflow.quality` compares it with its calibration."""
-
-LEARNING = (
-    *ARCHITECTURE,
-    "structure_reader",
-    "pair_similarity",
-    "pair_regulariser",
-    "preprocessing",
-    "optimizer",
-    "lr_scheduler",
-    "segmentation_loss",
-    "loss",
-)
-"""Parts that decide what a training learns."""
-
-PREPARATION = ("reading", "gridding", "localisation")
-"""Lists of transforms that do so too."""
-
-FREE_ON_RESUME = (
-    "dataset_dir",
-    "output_dir",
-    "ckpt_dir",
-    "model_path",
-    "ckpt_path",
-    "quality_path",
-    "test_list",
-    "segment_codes",
-    "anonymous_names",
-    "max_epochs",
-    "val_interval",
-    "early_stop_patience",
-    "topology",
-    "topology_interval",
-    "final_atlas_rounds",
-    "num_workers",
-    "resume",
-    "overwrite",
-)
-"""Settings that a resumed training may have others of: they count from then on, or change no weights."""
-
 SETTINGS: dict[str, Setting] = {
     **DATA,
     **MODEL,
     **PAIRS,
+    **MULTI_ATLAS,
     **TRAINING,
     **REFINEMENT,
     **OUTPUT,

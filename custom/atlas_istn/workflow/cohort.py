@@ -57,7 +57,7 @@ class Cohort:
         self.resume = resume
         self.output_format = settings.get("output_format")
         kept = {name: value for name, value in settings.items() if name not in _OF_THE_RUN and not name.startswith("_")}
-        text = json.dumps(kept, sort_keys=True, default=str)
+        text = json.dumps(_with_text_keys(kept), sort_keys=True, default=str)
         self.common = text.encode() + b"".join(_digest(Path(file)) for file in files)
 
     def open(self) -> None:
@@ -114,6 +114,13 @@ def gathered(items: Sequence[Any]) -> list[Any]:
     everyone: list[Any] = [None] * _world()
     dist.all_gather_object(everyone, list(items))
     return [item for part in everyone for item in part] if _rank() == 0 else []
+
+
+def _with_text_keys(value: Any) -> Any:
+    """A tree whose keys are text, so that they can be sorted: a topology has labels and names beside each other."""
+    if isinstance(value, Mapping):
+        return {str(key): _with_text_keys(part) for key, part in value.items()}
+    return [_with_text_keys(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def _digest(path: Path) -> bytes:

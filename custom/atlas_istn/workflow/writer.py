@@ -46,6 +46,7 @@ RESULTS = {"itn": "itn", "one_pass": "one_pass", "pred": "refine"}
 
 
 _NO_COLUMNS = ("volume_unit", "channels", KEY)  # of a report, in the summary
+_LIKE = 0.3  # correlation of image and registered atlas, below which they have little in common
 LARGER = "the image is larger than the model's grid: what lies outside it was not segmented"
 
 
@@ -167,6 +168,9 @@ class CaseWriter:
             cut = ", ".join(f"{face.side} ({face.area:.3g} {area})" for face in faces)
             verdict = self.quality(case.measures, report["folded_fraction"], empty, kept, cut)
             report |= {"quality": verdict.flag, "quality_score": verdict.score, "quality_reasons": verdict.reasons}
+        if case.result.atlases:
+            report["atlases"] = [note._asdict() for note in case.result.atlases[0]]
+            report["warnings"] += _atlas_warnings(case)
         report["volumes"], report["volume_unit"] = self._volumes(case)
         channels = self.network.atlas_image.shape[1]
         if channels > 1:
@@ -261,6 +265,14 @@ def _warnings(report: Mapping[str, Any]) -> list[str]:
             warnings.append(f"{name} is empty")
         elif topology["components"] > 1:
             warnings.append(f"{name} has {topology['components']} components")
+    return warnings
+
+
+def _atlas_warnings(case: CaseResult) -> list[str]:
+    notes = case.result.atlases[0]
+    warnings = ["one atlas alone: there is nothing to fuse"] if len(notes) == 1 else []
+    if max(note.ncc for note in notes) < _LIKE:
+        warnings.append("no atlas looks like the image: other contrast, or other anatomy, or no overlap")
     return warnings
 
 

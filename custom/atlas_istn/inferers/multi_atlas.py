@@ -1,0 +1,224 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Multi-atlas segmentation: several atlases are registered to each image, and their labels fused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from ..fusion.atlases import WarpedAtlases
+from ..fusion.base import LabelFusion
+from ..registration.objective import Pair, Similarity
+from ..registration.register import Registration
+from ..registration.similarity import SoftDice, correlation
+from ..registration.transformations import Grid
+from ..spatial import compose_displacements, jacobian_determinant, warp
+from .base import SegmentationInferer, plain
+from .result import AtlasNote, Result
+
+__all__ = ["AtlasSet", "MultiAtlasInferer"]
+
+
+class AtlasSet(nn.Module):
+    """Images with labels that stand in the place of a network. It is empty until `fill` is called.
+
+    Args:
+        spatial_size: shape of the grid on which they are.
+        num_classes: with the background.
+        spacing: voxel size of the grid in millimetres.
+
+    Attributes:
+        names: of the atlases.
+        images: ``[N, C, *shape]``.
+        labels: class indices ``[N, *shape]``.
+        atlas_labels: share of the atlases with each label, ``[1, Nc, *shape]``.
+        atlas_image: their mean, ``[1, C, *shape]``.
+    """
+
+    images: Tensor
+    labels: Tensor
+    atlas_labels: Tensor
+    atlas_image: Tensor
+    stn = None
+    locator = None
+
+    def __init__(self, spatial_size: Sequence[int], num_classes: int, spacing: Sequence[float]) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.spacing = tuple(spacing)
+        self.names: tuple[str, ...] = ()
+        self.register_buffer("images", torch.empty(0, 1, *spatial_size))
+        self.register_buffer("labels", torch.empty(0, *spatial_size, dtype=torch.int16))
+        self.register_buffer("atlas_labels", torch.zeros(1, num_classes, *spatial_size))
+        self.register_buffer("atlas_image", torch.zeros(1, 1, *spatial_size))
+
+    def fill(self, names: Sequence[str], images: Tensor, labels: Tensor) -> None:
+        """Take in the atlases, on the device of those that it had.
+
+        Args:
+            names: of them.
+            images: ``[N, C, *shape]``.
+            labels: class indices ``[N, *shape]``.
+        """
+        device = self.labels.device
+        self.names = tuple(names)
+        self.images, self.labels = images.to(device), labels.to(device, torch.int16)
+        shares = [(self.labels == index).float().mean(dim=0) for index in range(self.num_classes)]
+        self.atlas_labels = torch.stack(shares)[None]
+        self.atlas_image = self.images.mean(dim=0, keepdim=True)
+
+
+class _Warped(NamedTuple):
+    """Where atlases went: indices ``[n]``, displacement ``[n, dim, *shape]``, and their images there."""
+
+    chosen: Tensor
+    displacement: Tensor
+    images: Tensor
+
+
+class MultiAtlasInferer(SegmentationInferer):
+    """Segments images by atlases: affine, choice of the most similar, deformable, refinement, fusion.
+
+    All maps of an atlas are composed, and applied once to its image and its manual labels.
+
+    Args:
+        affine: its transformation is `Affine`.
+        fusion: of the labels.
+        deformable: its transformation is a `Deformation` behind an affine one, and begins where `affine` ended; None
+            for none.
+        refinement: of the registered images, see MAS-refine, eq. (3); its transformation is a `Deformation` alone.
+        segmenter: from images ``[B, C, *shape]`` to soft labelmaps of a network, which the refinement compares (IS);
+            None for the images alone (I).
+        label_weight: α of these.
+        label_similarity: of these; as eq. (5) prints it by default.
+        atlases: how many of the most similar are taken; 0 for all.
+        similarity: error of atlas and target behind the affine map, by which they are chosen and reported.
+        at_once: atlases that are registered at a time; the working memory grows with it.
+    """
+
+    def __init__(
+        self,
+        affine: Registration,
+        fusion: LabelFusion,
+        deformable: Registration | None = None,
+        refinement: Registration | None = None,
+        segmenter: Callable[[Tensor], Tensor] | None = None,
+        label_weight: float = 3.0,
+        label_similarity: Similarity | None = None,
+        atlases: int = 0,
+        similarity: Similarity = correlation,
+        at_once: int = 10,
+    ) -> None:
+        super().__init__()
+        self.affine = affine
+        self.fusion = fusion
+        self.deformable = deformable
+        self.refinement = refinement
+        self.segmenter = segmenter
+        self.label_weight = label_weight
+        self.label_similarity = label_similarity or SoftDice(half=True)
+        self.atlases = atlases
+        self.similarity = similarity
+        self.at_once = at_once
+
+    def infer(self, image: Tensor, network: Any) -> Result:
+        """Segment images ``[B, C, *shape]`` by an `AtlasSet`, one after another.
+
+        The result's segmentation is the posterior of each label; its notes tell of each atlas.
+        """
+        begin = time.perf_counter()
+        atlases = cast(AtlasSet, network)
+        with torch.inference_mode(False), torch.no_grad():
+            found = [self._segment(one[None], atlases) for one in plain(image)]
+        soft, notes = zip(*found, strict=True)
+        seconds = (time.perf_counter() - begin) / len(image)
+        return Result(torch.stack(soft), seconds, atlases=tuple(notes))
+
+    def _segment(self, image: Tensor, atlases: AtlasSet) -> tuple[Tensor, tuple[AtlasNote, ...]]:
+        warped = self._register(image, atlases)
+        labels = torch.stack(
+            [
+                _warp_labels(atlases.labels[index], displacement[None], atlases.num_classes)
+                for index, displacement in zip(warped.chosen, warped.displacement, strict=True)
+            ]
+        )
+        fused = self.fusion(WarpedAtlases(labels, warped.images, image[0]))
+        soft = image.new_zeros(atlases.num_classes, *labels.shape[1:])
+        soft[fused.values.long()] = fused.soft()
+        likeness = 1.0 - self.similarity(warped.images, image)
+        notes = [
+            AtlasNote(
+                atlases.names[index],
+                float(likeness[k]),
+                _dice(labels[k], fused.labels),
+                float((jacobian_determinant(warped.displacement[[k]]) <= 0).float().mean()),
+            )
+            for k, index in enumerate(warped.chosen.tolist())
+        ]
+        return soft, tuple(notes)
+
+    def _register(self, image: Tensor, atlases: AtlasSet) -> _Warped:
+        spacing, everyone = atlases.spacing, torch.arange(len(atlases.images), device=image.device)
+        parts = []
+        for index in everyone.split(self.at_once):
+            transform, fit = self.affine(atlases.images[index], image, spacing)
+            images = transform.to_fixed(atlases.images[index])
+            parts.append((fit.state[0], self.similarity(images, image), transform.moving_to_fixed(), images))
+        parameters, error, displacement, images = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        chosen = error.argsort(stable=True)[: self.atlases or None].sort().values
+        rigid = _Warped(chosen, displacement[chosen], images[chosen])
+        if self.deformable is None and self.refinement is None:
+            return rigid
+        bent = [
+            self._deform(image, atlases, part, parameters[part], _part(rigid, place))
+            for place, part in zip(
+                torch.arange(len(chosen)).split(self.at_once), chosen.split(self.at_once), strict=True
+            )
+        ]
+        return _Warped(chosen, *(torch.cat(tensors) for tensors in zip(*bent, strict=True)))
+
+    def _deform(
+        self, image: Tensor, atlases: AtlasSet, chosen: Tensor, parameters: Tensor, start: _Warped
+    ) -> tuple[Tensor, Tensor]:
+        """Displacement and images of some atlases behind what follows the affine maps."""
+        displacement, images = start.displacement, start.images
+        original, spacing = atlases.images[chosen], atlases.spacing
+        if self.deformable is not None:
+            grid = Grid(tuple(image.shape[2:]), spacing, image.device)
+            field = self.deformable.transformation.initial(len(chosen), grid)[0]
+            transform, _ = self.deformable(original, image, spacing, start=(field, parameters))
+            displacement = transform.moving_to_fixed()
+            images = warp(original, displacement)
+        if self.refinement is not None:
+            others = []
+            if self.segmenter is not None:
+                predictions = self.segmenter(images), self.segmenter(image)
+                others = [Pair(*predictions, similarity=self.label_similarity, weight=self.label_weight)]
+            transform, _ = self.refinement(images, image, spacing, others=others)
+            displacement = compose_displacements(transform.moving_to_fixed(), displacement)
+            images = warp(original, displacement)
+        return displacement, images
+
+
+def _part(warped: _Warped, place: Tensor) -> _Warped:
+    return _Warped(*(tensor[place] for tensor in warped))
+
+
+def _warp_labels(labels: Tensor, displacement: Tensor, num_classes: int) -> Tensor:
+    """Class indices ``[*shape]`` of one atlas, moved by the most of a linear interpolation."""
+    channels = one_hot(labels.long(), num_classes).movedim(-1, 0)[None].float()
+    return warp(channels, displacement)[0].argmax(dim=0)
+
+
+def _dice(first: Tensor, second: Tensor) -> float:
+    """Dice of two labelmaps, mean over the labels of the second."""
+    values = [value for value in second.unique().tolist() if value > 0]
+    both = [((first == value), (second == value)) for value in values]
+    found = [2 * float((a & b).sum()) / float(a.sum() + b.sum()) for a, b in both]
+    return sum(found) / len(found) if found else float("nan")

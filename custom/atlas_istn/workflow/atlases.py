@@ -1,0 +1,66 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Atlases of a multi-atlas segmentation, read as a run begins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor
+
+from ..errors import InputError, message_of
+from ..inferers.multi_atlas import AtlasSet
+
+__all__ = ["AtlasLoader"]
+
+logger = logging.getLogger(__name__)
+
+
+class AtlasLoader:
+    """Handler that reads the atlases as a run starts, and those that cannot be used are named all at once.
+
+    Args:
+        network: the set that takes them in.
+        cases: of the atlases, with labels, as `find_cases` lists them.
+        transform: from the paths of an image and its label to tensors on the model's grid, ``[C, *shape]`` and class
+            indices ``[1, *shape]``.
+    """
+
+    def __init__(
+        self, network: AtlasSet, cases: Sequence[dict[str, str]], transform: Callable[[dict[str, str]], Any]
+    ) -> None:
+        self.network = network
+        self.cases = cases
+        self.transform = transform
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.STARTED, self.load)
+
+    def load(self) -> None:
+        """Read the atlases.
+
+        Raises:
+            InputError: there are some that cannot be read or have no label.
+        """
+        found: list[tuple[Tensor, Tensor]] = []
+        problems = []
+        for case in self.cases:
+            try:
+                data = self.transform({"image": case["image"], "label": case["label"]})
+                image, label = (torch.as_tensor(data[key]).as_subclass(Tensor) for key in ("image", "label"))
+                if not (label > 0).any():
+                    raise InputError(f"{case['label']}: no label within the grid. Choose a larger spatial_size.")
+                found.append((image.float(), label[0].to(torch.int16)))
+            except Exception as error:  # whatever a reader or transform raises: all of them are named
+                problems.append(f"  {case['case']}: {message_of(error)}")
+        if problems:
+            lines = "\n".join(problems)
+            raise InputError(f"{len(problems)} of {len(self.cases)} atlases cannot be used:\n{lines}")
+        images, labels = (torch.stack(tensors) for tensors in zip(*found, strict=True))
+        self.network.fill([case["case"] for case in self.cases], images, labels)
+        logger.info("%d atlas%s", len(images), "es" if len(images) > 1 else ": its labels are all that can be fused")

@@ -1,0 +1,111 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""`run segmentation` and `run evaluate` by atlases, through the bundle's configurations."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.bundle import ConfigWorkflow
+
+from atlas_istn.errors import input_error_behind
+from inference_runs import centred, ellipsoids, picture
+from support import ROOT, write_nifti
+
+CONFIGS = ROOT / "bundle" / "configs"
+
+
+@pytest.fixture(autouse=True)
+def _excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workflows replace it; pytest should find its own again."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+
+def save(
+    folder: Path, name: str, affine: np.ndarray, shape: tuple[int, ...], shift: tuple[float, ...]
+) -> dict[str, str]:
+    classes = ellipsoids(affine, shape, shift)
+    files = {"image": f"images/{name}.nii", "label": f"labels/{name}.nii"}
+    for path, voxels in zip(files.values(), (picture(classes), classes), strict=True):
+        (folder / path).parent.mkdir(exist_ok=True)
+        write_nifti(folder / path, voxels, affine)
+    return files
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three atlases, one of them with other axes and one with other voxels, and a target on a grid of its own."""
+    plain = centred((20, 24, 20), (1.0, 1.0, 1.0))
+    turned = plain @ np.diag([-1.0, 1.0, -1.0, 1.0])
+    turned[:3, 3] = -turned[:3, :3] @ np.array([9.5, 11.5, 9.5])
+    atlases = [
+        save(tmp_path, "plain", plain, (20, 24, 20), (0.0, 0.0, 0.0)),
+        save(tmp_path, "turned", turned, (20, 24, 20), (1.0, -0.5, 0.5)),
+        save(tmp_path, "fine", centred((26, 30, 26), (0.8, 0.8, 0.8)), (26, 30, 26), (-1.0, 0.5, 0.0)),
+    ]
+    target = save(tmp_path, "target", centred((22, 25, 16), (1.0, 1.0, 1.2)), (22, 25, 16), (0.5, 0.5, -0.5))
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": atlases, "test": [target]}))
+    return tmp_path
+
+
+def prepare(run_id: str, data: Path, files: tuple[str, ...] = (), **settings: Any) -> ConfigWorkflow:
+    stack = [str(CONFIGS / f"{name}.yaml") for name in ("inference", *files, "data/hippocampus", "multi_atlas")]
+    small = {
+        "bundle_root": str(CONFIGS.parent),
+        "dataset_dir": str(data),
+        "output_dir": str(data / "out"),
+        "spatial_size": [24, 24, 24],
+        "fusion#patch_radius": 1,
+        "device": "cpu",
+    }
+    workflow = ConfigWorkflow(stack, workflow_type="infer", run_id=run_id, logging_file=False, **small | settings)
+    workflow.initialize()
+    return workflow
+
+
+def test_images_are_segmented_in_their_own_space_and_scored(data: Path) -> None:
+    prepare("segmentation", data).run()
+    out = data / "out" / "target"
+    image, found = nib.load(data / "images/target.nii"), nib.load(out / "target_seg.nii.gz")
+    assert found.shape == image.shape
+    np.testing.assert_allclose(found.affine, image.affine, atol=1e-5)
+    report = json.loads((out / "target.json").read_text())
+    assert [note["atlas"] for note in report["atlases"]] == ["fine", "plain", "turned"]
+    assert all(note["ncc"] > 0.8 and note["dice"] > 0.8 for note in report["atlases"])
+    assert report["warnings"] == []
+    [row] = csv.DictReader((data / "out" / "summary.csv").open())
+    assert row["case"] == "target"
+    truth, labels = np.asarray(nib.load(data / "labels/target.nii").dataobj), np.asarray(found.dataobj)
+    for value in (1, 2):
+        overlap = 2 * ((truth == value) & (labels == value)).sum() / ((truth == value).sum() + (labels == value).sum())
+        assert overlap > 0.85
+
+    prepare("evaluate", data, ("evaluate",), output_dir=str(data / "scores"), deformable_registration=None).run()
+    rows = list(csv.DictReader((data / "scores" / "metrics.csv").open()))
+    assert {row["result"] for row in rows} == {"fused"}
+    assert min(float(row["dice"]) for row in rows) > 0.8
+
+
+def test_atlases_that_cannot_be_used_are_all_named_and_one_alone_is_told(data: Path) -> None:
+    settings: dict[str, Any] = {"deformable_registration": None}
+    prepare("segmentation", data, atlases="1", **settings).run()
+    report = json.loads((data / "out" / "target" / "target.json").read_text())
+    assert report["warnings"] == ["one atlas alone: there is nothing to fuse"]
+
+    for name, value in (("plain", 0), ("fine", 9)):
+        path = data / "labels" / f"{name}.nii"
+        label = nib.load(path)
+        write_nifti(path, np.full(label.shape, value, dtype=np.uint8), label.affine)
+    with pytest.raises(RuntimeError) as caught:
+        prepare("segmentation", data, **settings).run()
+    message = str(input_error_behind(caught.value))
+    assert "2 of 3 atlases cannot be used" in message
+    assert "plain: " in message
+    assert "fine: " in message
