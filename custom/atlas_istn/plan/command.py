@@ -268,7 +268,7 @@ def _range(values: np.ndarray) -> dict[str, list[float]]:
 
 def _report(data: _Data, decisions: Sequence[Decision], suits: Sequence[Suitability], warnings: Sequence[str]) -> str:
     sizes = ", ".join(f"{name} {len(cases)}" for name, cases in data.lists.items())
-    ignored = ", ".join(f"{name} ({count})" for name, count in data.found.ignored.items())
+    ignored = ", ".join(f"{name} ({count})" for name, count in data.found.ignored.items() if count)
     number = len(patients(data.found.cases))
     rows = [
         (

@@ -23,7 +23,7 @@ __all__ = [
     "outside",
 ]
 
-_MOST = {2: 96 * 96, 3: 48 * 64 * 48}  # voxels of a grid, so that two cores train it in an hour
+_MOST = {2: 128 * 128, 3: 48 * 64 * 48}  # voxels of a grid, so that two cores train it in an hour
 _SCALES = 4  # of the networks
 _MARGIN = 0.08  # of the extent that the grid has to hold, on each side
 _LEAST_MARGIN = 2.0  # voxels on each side

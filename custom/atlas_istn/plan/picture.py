@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import grey_closing
 
 from ..io.files import write_whole
 from ..pictures.palette import label_colour
@@ -21,14 +21,14 @@ from .survey import Anatomy
 
 __all__ = ["draw_plan", "mean_labels"]
 
-_BLUR = 0.7  # voxels
+_GAP = 3  # voxels of the grid, within which another size of the images' voxels leaves some out
 _SEEN = 0.2  # of the mean labels, from which a plane is worth showing
 
 
 def mean_labels(anatomies: Sequence[Anatomy], grid: Grid, classes: int) -> np.ndarray:
     """Average the labels of all cases where the grid has them, ``[classes - 1, *size]``, each from 0 to 1.
 
-    For a picture only: smoothed a little, since voxels of another size hit those of the grid unevenly.
+    For a picture only: voxels of another size than the grid's leave gaps, which are closed.
     """
     total = np.zeros((classes - 1, *grid.size))
     for case in anatomies:
@@ -36,9 +36,8 @@ def mean_labels(anatomies: Sequence[Anatomy], grid: Grid, classes: int) -> np.nd
         inside = ((places >= 0) & (places < grid.size)).all(axis=1)
         here = np.zeros_like(total)
         here[(case.classes[inside] - 1, *places[inside].T)] = 1
-        total += here
-    smooth: np.ndarray = gaussian_filter(total, [0.0, *[_BLUR] * len(grid.size)])
-    return smooth / max(len(anatomies), 1)
+        total += grey_closing(here, (1, *[_GAP] * len(grid.size)))
+    return total / max(len(anatomies), 1)
 
 
 def draw_plan(mean: np.ndarray, grid: Grid, lost: Sequence[tuple[float, float]], unit: str, path: Path) -> None:

@@ -138,7 +138,7 @@ def decide_length(costs: Costs, hours: float | None, training: int, validation: 
     took = (around + epochs * epoch) / 3600
     reason = (
         f"{took:.2g} hours on this machine: {costs.step:.2g} s a step of {batch}, {costs.refinement:.2g} s a "
-        f"refinement, {around / 60:.0f} minutes for validation, final atlas and calibration"
+        f"refinement, {around / 60:.1f} min for validation, final atlas and calibration"
     )
     settings = {"batch_size": batch, "max_epochs": epochs, "val_interval": max(1, epochs // _VALIDATIONS)}
     return Decision("length", f"{epochs} epochs, batches of {batch}", reason, settings)
