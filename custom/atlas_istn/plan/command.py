@@ -29,6 +29,7 @@ from .decide import (
     decide_augmentation,
     decide_channels,
     decide_grid,
+    decide_refinement,
     decide_window,
     outside,
 )
@@ -120,8 +121,9 @@ def plan(
         decision,
         decide_window(data.scans),
         decide_augmentation(data.anatomies, grid, data.unit),
+        decide_architecture(grid),
+        decide_refinement(grid),
     ]
-    decisions.append(decide_architecture(grid))
     settings = _settings(root, data, folds)
     train_config = Path(bundle_dir) / "configs" / "train.yaml"
     if not train_config.is_file():
