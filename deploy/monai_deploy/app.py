@@ -45,12 +45,7 @@ class AtlasApp(Application):
         parser = ConfigParser()
         parser.read_config(self.bundle_root / "configs" / "inference.yaml")
         parser.read_meta(self.bundle_root / "configs" / "metadata.json")
-        rules = Rules(
-            modality=parser["_meta_::network_data_format::inputs::image::modality"],
-            spacing=parser["spacing"],
-            spatial_size=parser["spatial_size"],
-            **self.kwargs("series_rules"),
-        )
+        rules = Rules.of(parser.config, parser["_meta_"], **self.kwargs("series_rules"))
         once = CountCondition(self, 1)  # what has no input would start again and again
         selector = SeriesSelector(
             self, once, study_dir=self.study_dir, work_dir=self.work_dir, rules=rules, name="series_selector"

@@ -9,10 +9,12 @@ hippocampus, has no body part, no protocol and no acquisition type. Messages hol
 from __future__ import annotations
 
 import logging
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -21,37 +23,69 @@ from atlas_istn.errors import InputError
 from atlas_istn.io.dicom_files import IMAGE, read_dataset, silent, why_no_image
 from atlas_istn.io.loading import read_volume
 
-__all__ = ["Rules", "Selection", "select_series"]
+__all__ = ["ANY", "Range", "Rules", "Selection", "select_series"]
+
+Range = tuple[np.ndarray, np.ndarray]
+"""Least and greatest."""
+ANY = "n/a"
+"""Modality in the metadata of a bundle that does not say for which it is."""
 
 logger = logging.getLogger(__name__)
 
+_ENDS = ("least", "greatest")
 _DAMAGED = "rule 'regular grid'"
 _TAGS = ["SeriesInstanceUID", "SeriesNumber", "Modality"]
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a series must be like.
+    """What a series must be like. Axes are in any order, so the numbers of the three rise.
 
     Attributes:
-        modality: DICOM modality.
-        spacing: voxel size of the model in mm, one number per axis.
-        spatial_size: voxels of the model.
+        modality: DICOM modality; `ANY` where the bundle does not say.
         min_slices: least number of slices; scouts have fewer.
-        voxel_size: least and greatest voxel size, as fractions of the model's.
-        field_of_view: least and greatest extent, as fractions of the model's; what lies beyond it is not segmented.
+        voxel_size: least and greatest voxel size in mm, each ``[3]``.
+        field_of_view: least and greatest extent in mm, each ``[3]``; what lies beyond the model's grid is left out.
     """
 
     modality: str
-    spacing: Sequence[float]
-    spatial_size: Sequence[int]
     min_slices: int
-    voxel_size: Sequence[float]
-    field_of_view: Sequence[float]
+    voxel_size: Range
+    field_of_view: Range
+
+    @classmethod
+    def of(
+        cls,
+        config: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        voxel_size: Sequence[float],
+        field_of_view: Sequence[float],
+    ) -> Rules:
+        """Take the rules from a bundle.
+
+        Args:
+            config: its ``inference.yaml``.
+            metadata: its ``metadata.json``. Where it has the fingerprint of the training images, these are the measure;
+                else the model's grid is.
+            voxel_size: how small and how large voxels may be, as fractions of the least and of the greatest of these.
+            field_of_view: the same of extents. A model with a locator takes images of any size above the least.
+        """
+        grid = {"shape": config["spatial_size"], "spacing": config["spacing"]}
+        seen = metadata.get("training", {}).get("fingerprint") or {
+            name: dict.fromkeys(_ENDS, grid[name]) for name in grid
+        }
+        ends = [(np.asarray(seen["shape"][end]), np.asarray(seen["spacing"][end])) for end in _ENDS]
+        voxels = [np.sort(spacing) * factor for (_, spacing), factor in zip(ends, voxel_size, strict=True)]
+        extents = [np.sort(shape * spacing) * f for (shape, spacing), f in zip(ends, field_of_view, strict=True)]
+        if config.get("localise"):
+            extents[1] = np.full(3, np.inf)
+        slices = math.ceil(extents[0].min() / voxels[1].max())  # with fewer one of the two would be broken anyhow
+        image = metadata["network_data_format"]["inputs"]["image"]
+        return cls(image["modality"], slices, (voxels[0], voxels[1]), (extents[0], extents[1]))
 
     def broken(self, series: _Series) -> str:
         """The first rule that a series breaks, with what was expected and found; empty if it suits."""
-        if series.modality != self.modality:
+        if self.modality not in (ANY, series.modality):
             return f"rule 'modality': expected {self.modality}, found {series.modality or 'none'}"
         if series.images < self.min_slices:
             return f"rule 'slices': expected {self.min_slices} or more, found {series.images}"
@@ -59,12 +93,9 @@ class Rules:
             volume = read_volume(series.folder, spatial_dims=3)
         except InputError as error:
             return f"{_DAMAGED}: {str(error).removeprefix(f'{series.folder}: ')}"
-        # Sorted, since the slices may be stored in any orientation.
-        voxels = np.sort(np.asarray(volume.pixdim, dtype=float))
-        extent = np.sort(np.asarray(volume.pixdim) * volume.shape[1:])
-        grid = np.sort(np.multiply(self.spatial_size, self.spacing))
-        return _outside("voxel size", voxels, np.sort(self.spacing), self.voxel_size) or _outside(
-            "field of view", extent, grid, self.field_of_view
+        voxels = np.asarray(volume.pixdim, dtype=float)
+        return _outside("voxel size", np.sort(voxels), self.voxel_size) or _outside(
+            "field of view", np.sort(voxels * volume.shape[1:]), self.field_of_view
         )
 
 
@@ -157,8 +188,8 @@ def _sort_into_folders(study_dir: Path, series_dir: Path) -> tuple[list[_Series]
     return series, lost
 
 
-def _outside(name: str, found: np.ndarray, model: np.ndarray, limits: Sequence[float]) -> str:
-    low, high = model * limits[0], model * limits[1]
+def _outside(name: str, found: np.ndarray, limits: Range) -> str:
+    low, high = limits
     if ((found >= low) & (found <= high)).all():
         return ""
     expected = " × ".join(f"{a:.3g}-{b:.3g}" for a, b in zip(low, high, strict=True))

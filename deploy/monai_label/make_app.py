@@ -18,12 +18,13 @@ CHANGES = Path(__file__).with_name("train.yaml")
 ANSWERS = Path(__file__).with_name("answers.py")
 JOIN = """
 
-# Added by Atlas-ISTN: clients are told why a study cannot be segmented.
+# Added by Atlas-ISTN: clients are told why a study cannot be segmented, and get pictures of models in 2D.
 import sys
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
-from answers import answering
+from answers import answering, flat
 
 MyApp.infer = answering(MyApp.infer)
+MyApp.init_infers = flat(MyApp.init_infers)
 """
 """Behind the code of the app."""
 

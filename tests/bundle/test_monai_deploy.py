@@ -28,22 +28,19 @@ from monai.bundle import ConfigParser
 from pydicom.uid import generate_uid
 
 from atlas_istn.errors import InputError
+from host_runs import DEPLOY, DEPLOY_PYTHON, run_app, run_in_deploy, run_inference
 from inference_runs import centred, ellipsoids, picture, save_model
 from support import DATA, ROOT
 
-DEPLOY = ROOT / "deploy" / "monai_deploy"
-PYTHON = Path(os.environ.get("ATLAS_ISTN_DEPLOY_PYTHON", DEPLOY / ".venv" / "bin" / "python"))
 SIZE = (48, 64, 48)
 
 sys.path.insert(0, str(DEPLOY))
 from series import Rules, select_series  # noqa: E402
 
-RULES = Rules(
-    modality="MR",
-    spacing=[1.0, 1.0, 1.0],
-    spatial_size=SIZE,
-    **yaml.safe_load((DEPLOY / "app.yaml").read_text(encoding="utf-8"))["series_rules"],
-)
+FACTORS = yaml.safe_load((DEPLOY / "app.yaml").read_text(encoding="utf-8"))["series_rules"]
+CONFIG = {"spatial_size": SIZE, "spacing": [1.0, 1.0, 1.0]}
+METADATA = {"network_data_format": {"inputs": {"image": {"modality": "MR"}}}}
+RULES = Rules.of(CONFIG, METADATA, **FACTORS)
 STUDY = {"StudyInstanceUID": generate_uid(), "PatientID": "Secret-ID", "FrameOfReferenceUID": generate_uid()}
 SECRETS = dict.fromkeys(  # no ^ in the name: a library warns of that, and quotes it
     (
@@ -191,6 +188,29 @@ def test_a_damaged_series_is_not_merely_left_out(tmp_path: Path, write_crop: Cal
     assert line.startswith("series 2 (number 2, MR, 28 images): rule 'regular grid': ")
 
 
+def test_a_trained_bundle_takes_what_is_like_its_training_images(
+    tmp_path: Path, write_crop: Callable[..., np.ndarray]
+) -> None:
+    """12 thick slices of unknown modality, more than its grid holds."""
+    seen = {"shape": {"least": [40, 40, 10], "greatest": [60, 60, 14]}}
+    seen["spacing"] = {"least": [0.9, 0.9, 4.0], "greatest": [1.1, 1.1, 5.0]}
+    metadata = {
+        "network_data_format": {"inputs": {"image": {"modality": "n/a"}}},
+        "training": {"fingerprint": seen},
+    }
+    write_crop(tmp_path / "study", shape=(12, 50, 50), distance=4.5, Modality="XA")
+    rules = Rules.of(CONFIG, metadata, **FACTORS)
+    assert select_series(tmp_path / "study", tmp_path / "taken", rules).damaged == []
+    write_crop(tmp_path / "wide", shape=(12, 90, 90), distance=4.5)
+    with pytest.raises(InputError, match="rule 'field of view'"):
+        select_series(tmp_path / "wide", tmp_path / "refused", rules)
+    found = Rules.of({**CONFIG, "localise": True}, metadata, **FACTORS)
+    assert select_series(tmp_path / "wide", tmp_path / "located", found).damaged == []
+    write_crop(tmp_path / "scout", shape=(3, 50, 50), distance=4.5)
+    with pytest.raises(InputError, match="rule 'field of view'"):
+        select_series(tmp_path / "scout", tmp_path / "scouts", found)
+
+
 # The whole application
 
 
@@ -215,28 +235,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(command: list[Any], **variables: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command in the environment of MONAI Deploy."""
-    if not PYTHON.is_file():
-        pytest.skip("no environment of MONAI Deploy: run deploy/monai_deploy/run.sh or set ATLAS_ISTN_DEPLOY_PYTHON")
-    cuda = next(PYTHON.parents[1].glob("lib/python*/site-packages/nvidia/cu13/lib"), Path())
-    variables = {"LD_LIBRARY_PATH": cuda, "OMP_NUM_THREADS": 1, **variables}
-    environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
-    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
-
-
-def run_app(study: Path, output: Path, bundle: Path) -> subprocess.CompletedProcess[str]:
-    return run([PYTHON, DEPLOY / "app.py", "-i", study, "-o", output, "-m", bundle])
-
-
-def run_inference(study: Path, output: Path, bundle: Path) -> nib.Nifti1Image:
+def inferred(study: Path, output: Path, bundle: Path) -> nib.Nifti1Image:
     """The segmentation by `run inference`."""
-    arguments = ["--config_file", bundle / "configs" / "inference.yaml", "--bundle_root", bundle]
-    arguments += ["--dataset_dir", study, "--output_dir", output]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "monai.bundle", "run", "inference", *arguments]
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    return nib.load(next(output.glob("*/*_seg.nii.gz")))
+    return nib.load(next(run_inference(bundle, study, output).glob("*/*_seg.nii.gz")))
 
 
 def errors_of(path: Path) -> list[str]:
@@ -264,7 +265,7 @@ def test_a_study_becomes_a_segmentation_and_a_page(
     assert [file.name for file in files] == ["series_2_page.dcm", "series_2_seg.dcm"]
     assert [errors_of(file) for file in files] == [[], []]
 
-    expected = run_inference(study / "crop", tmp_path / "plain", bundle)
+    expected = inferred(study / "crop", tmp_path / "plain", bundle)
     labels = np.asarray(expected.dataobj).astype(int)
     assert set(np.unique(labels)) == {0, 1, 2}
     for reader in ("highdicom", "dcmqi"):
@@ -319,7 +320,7 @@ def test_the_shipped_model_gives_the_voxels_of_run_inference(
     tmp_path: Path, read_segmentation: Callable[..., np.ndarray]
 ) -> None:
     bundle, study = ROOT / "bundle", DATA / "hippocampus_dicom"
-    expected = run_inference(study, tmp_path / "plain", bundle)
+    expected = inferred(study, tmp_path / "plain", bundle)
     done = run_app(study, tmp_path / "out", bundle)
     assert done.returncode == 0, done.stderr
     labels = np.asarray(expected.dataobj).astype(int)
@@ -359,10 +360,10 @@ def test_what_the_packager_puts_into_the_container_is_complete(
     (tmp_path / "bin" / "docker").write_text(DOCKER)
     (tmp_path / "bin" / "docker").chmod(0o755)
     (tmp_path / "sources.json").write_text(json.dumps({"4.2.0": {"holoscan": SOURCES, "health-probes": {}}}))
-    run(
+    run_in_deploy(
         ["bash", DEPLOY / "package.sh", "atlas-istn:test", "--source", tmp_path / "sources.json"],
         BUNDLE_DIR=bundle,
-        ATLAS_ISTN_DEPLOY_BIN=PYTHON.parent,
+        ATLAS_ISTN_DEPLOY_BIN=DEPLOY_PYTHON.parent,
         PATH=f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
         TMPDIR=tmp_path / "tmp",
         CONTEXT=tmp_path / "context",
@@ -377,8 +378,8 @@ def test_what_the_packager_puts_into_the_container_is_complete(
 
     write_crop(tmp_path / "study")
     code = AS_IN_THE_CONTAINER.format(package=str(ROOT / "custom"), app=str(context / "app"))
-    done = run(
-        [PYTHON, "-c", code],
+    done = run_in_deploy(
+        [DEPLOY_PYTHON, "-c", code],
         HOLOSCAN_INPUT_PATH=tmp_path / "study",
         HOLOSCAN_OUTPUT_PATH=tmp_path / "out",
         HOLOSCAN_MODEL_PATH=context / "models",

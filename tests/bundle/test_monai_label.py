@@ -10,16 +10,10 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,115 +24,25 @@ import pytest
 import requests
 import yaml
 
+from host_runs import LABEL, Server, free_port, make_app, needs_label, run_inference, running, serving, voxels
 from support import DATA, ROOT
 
-LABEL = ROOT / "deploy" / "monai_label"
-ENVIRONMENT = Path(os.environ.get("ATLAS_ISTN_LABEL_ENV", LABEL / ".venv"))
 MODEL = "atlas_istn_hippocampus"
 CANARY = b"Canary"  # in the free text of the studies' headers
 STUDIES = ("hippocampus_234", "hippocampus_280", "hippocampus_378")  # of the test list, with labels
-START = 300  # seconds; on a busy machine the imports alone take a minute
-ANSWER = 300
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.monai_label,
-    pytest.mark.skipif(
-        not (ENVIRONMENT / "bin" / "python").is_file(),
-        reason=f"no environment of MONAI Label in {ENVIRONMENT}: run deploy/monai_label/setup.sh",
-    ),
+    needs_label,
     pytest.mark.skipif(not (DATA / "hippocampus").is_dir(), reason=f"no real data in {DATA}: set ATLAS_ISTN_DATA"),
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def running(command: list[str], address: str, log: Path, **environment: str) -> Iterator[int]:
-    """A process that answers at an address; it and its children are gone afterwards, whatever happens."""
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            command,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            start_new_session=True,
-        )
-    try:
-        end = time.monotonic() + START
-        while not _answers(address):
-            assert process.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < end, f"no answer in {START} s: {log.read_text()[-3000:]}"
-            time.sleep(1)
-        yield process.pid
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _answers(address: str) -> bool:
-    try:
-        return requests.get(address, timeout=5).ok
-    except requests.RequestException:
-        return False
-
-
-class Server:
-    """What a client asks for."""
-
-    def __init__(self, address: str, process: int, app: Path) -> None:
-        self.address = address
-        self.process = process
-        self.weights = app / "model" / MODEL / "models" / "model.pt"
-
-    def ask(self, method: str, path: str, **arguments: Any) -> requests.Response:
-        return requests.request(method, f"{self.address}/{path}", timeout=ANSWER, **arguments)
-
-    def infer(self, image: str, **options: Any) -> requests.Response:
-        query, form = {"image": image, "output": "image"}, {"params": json.dumps({"device": "cpu", **options})}
-        return self.ask("POST", f"infer/{MODEL}", params=query, data=form)
-
-    def segment(self, image: str, folder: Path, **options: Any) -> nib.Nifti1Image:
-        answer = self.infer(image, **options)
-        assert answer.status_code == 200, answer.text
-        path = folder / f"{image}_{len(list(folder.iterdir()))}.nii.gz"
-        path.write_bytes(answer.content)
-        return nib.load(path)
-
-    def peak_memory(self) -> float:
-        """In GB."""
-        status = Path(f"/proc/{self.process}/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1e6
-
-
-@contextmanager
-def serving(app: Path, studies: str) -> Iterator[Server]:
-    port = free_port()
-    log = app.parent / f"server_{port}.log"
-    address = f"http://127.0.0.1:{port}"
-    command = ["bash", str(LABEL / "start.sh"), studies, str(port)]
-    places = {"ATLAS_ISTN_LABEL_ENV": str(ENVIRONMENT), "ATLAS_ISTN_LABEL_APP": str(app.parent)}
-    with running(command, f"{address}/info/", log, **places) as process:
-        yield Server(address, process, app)
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The app with the packed bundle of this repository."""
-    folder = tmp_path_factory.mktemp("app")
-    bundle = folder / f"{MODEL}.zip"
-    subprocess.run([sys.executable, "-m", "atlas_istn", "pack", str(ROOT / "bundle"), str(bundle)], check=True)
-    make = [str(ENVIRONMENT / "bin" / "python"), str(LABEL / "make_app.py"), str(bundle), str(folder / "monaibundle")]
-    subprocess.run(make, check=True)
-    return folder / "monaibundle"
+    return make_app(ROOT / "bundle", tmp_path_factory.mktemp("app"), MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -159,22 +63,13 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(app: Path, studies: Path) -> Iterator[Server]:
-    with serving(app, str(studies)) as running_server:
+    with serving(app, str(studies), MODEL) as running_server:
         yield running_server
 
 
 def bundle_inference(dataset_dir: Path, output_dir: Path) -> Path:
     """`python -m monai.bundle run inference` with the shipped weights."""
-    command = [sys.executable, "-m", "monai.bundle", "run", "inference"]
-    command += ["--config_file", "bundle/configs/inference.yaml"]
-    command += ["--dataset_dir", str(dataset_dir), "--output_dir", str(output_dir)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=600)
-    return output_dir
-
-
-def voxels(image: nib.Nifti1Image) -> np.ndarray:
-    return np.asanyarray(image.dataobj).astype(int)
+    return run_inference(ROOT / "bundle", dataset_dir, output_dir)
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +224,7 @@ SEGMENTS = [
 
 def test_a_series_of_a_dicomweb_store_gets_its_segmentation_stored(app: Path, store: str, tmp_path: Path) -> None:
     (image,) = found(store, "MR")
-    with serving(app, store) as server:
+    with serving(app, store, MODEL) as server:
         answer = server.segment(image["series"], tmp_path)
         info = {"label_info": [{"name": s["SegmentLabel"], "segmentAttribute": s} for s in SEGMENTS]}
         label = Path(answer.get_filename())

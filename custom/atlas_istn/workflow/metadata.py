@@ -26,6 +26,7 @@ _COPIED = (
     "description",
 )
 """What the metadata of the bundle that trained says of the method and of the software."""
+_MODALITIES = {"MR": {"MR", "MRI"}, "CT": {"CT"}}
 _README = """# {name}
 
 {task}. {intended_use}
@@ -74,7 +75,12 @@ def trained_metadata(
     channels = {str(number): name for number, name in enumerate(names)}
     shape, data = list(config["spatial_size"]), data_set_name(config)
     labels = ", ".join(f"{number} {name}" for number, name in channels.items())
-    image = {"format": "magnitude", "modality": "n/a", "num_channels": config["in_channels"], "value_range": [0, 1]}
+    image = {
+        "format": "magnitude",
+        "modality": _modality(config),
+        "num_channels": config["in_channels"],
+        "value_range": [0, 1],
+    }
     image["channel_def"] = {str(channel): f"image {channel}" for channel in range(config["in_channels"])}
     output = {"format": "segmentation", "num_channels": len(names), "value_range": [0, 1], "channel_def": channels}
     common = {"type": "image", "spatial_shape": shape, "dtype": "float32", "is_patch_data": False}
@@ -131,6 +137,13 @@ def _figures(scores: Mapping[str, Summary], result: str) -> dict[str, Any]:
                 value = statistics[metric]["mean"]
                 figures[f"{metric}_{label}_{space}"] = None if math.isnan(value) else round(value, 4)
     return figures
+
+
+def _modality(config: Mapping[str, Any]) -> str:
+    """The DICOM modality, where the data set states one: "MRI" as in the Decathlon, or "MR"."""
+    stated = _read(Path(config["dataset_dir"]) / "dataset.json").get("modality", {})
+    words = {str(text).upper() for text in (stated.values() if isinstance(stated, Mapping) else [stated])}
+    return next((code for code, names in _MODALITIES.items() if words and words <= names), "n/a")
 
 
 def copied_metadata(configs: Path) -> dict[str, Any]:
