@@ -109,3 +109,9 @@ def test_atlases_that_cannot_be_used_are_all_named_and_one_alone_is_told(data: P
     assert "2 of 3 atlases cannot be used" in message
     assert "plain: " in message
     assert "fine: " in message
+
+
+def test_a_registration_that_is_not_there_is_refused(data: Path) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        prepare("segmentation", data, atlas_registration=str(data / "nothing")).run()
+    assert "registration.yaml: no such file" in str(input_error_behind(caught.value))

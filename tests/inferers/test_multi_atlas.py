@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
+from atlas_istn.fusion.atlases import WarpedAtlases
 from atlas_istn.fusion.joint import JointLabelFusion
 from atlas_istn.fusion.vote import PluralityVote
-from atlas_istn.inferers.multi_atlas import AtlasSet, MultiAtlasInferer
+from atlas_istn.inferers.multi_atlas import AtlasSet, MultiAtlasInferer, NetworkRegistration
+from atlas_istn.inferers.pair import PairInferer
+from atlas_istn.networks import PairISTN, PairTransformerNetwork
 from atlas_istn.registration.register import Registration
 from atlas_istn.registration.regularisers import bending_energy
 from atlas_istn.registration.similarity import correlation
@@ -117,3 +120,20 @@ def test_the_most_similar_atlases_are_taken_whatever_their_order() -> None:
     again = parts.infer(image[None], atlas_set(2, subject(2, 1.0), other, subject(2, 0.0), other))
     assert [note.atlas for note in again.atlases[0]] == ["atlas_0", "atlas_2"]
     assert (again.segmentation - result.segmentation).abs().mean() < 0.01
+
+
+def test_a_network_of_pairs_registers_in_place_of_the_optimisation(dim: int) -> None:
+    """Untrained, it leaves the atlases where they are; its refinement by the images brings them onto the target."""
+    torch.manual_seed(0)
+    transformation = Affine(rate=0.02)
+    stn = PairTransformerNetwork(dim, 2, transformation, (4, 8), cells=2, hidden=8)
+    network = PairISTN(None, stn, transformation, (1.0,) * dim)
+    image, labels = subject(dim, 2.0)
+    atlases = atlas_set(dim, subject(dim, -2.0), subject(dim, -1.0))
+    found = []
+    for iterations in (0, 60):
+        predicted = NetworkRegistration(network, PairInferer(iterations=iterations, similarity=correlation))
+        inferer = MultiAtlasInferer(affine(), PluralityVote(), affine(), predicted=predicted)
+        found.append(inferer.infer(image[None], atlases).segmentation[0])
+    assert torch.equal(found[0].argmax(dim=0), PluralityVote()(WarpedAtlases(atlases.labels.long())).labels)
+    assert dice(found[1], labels) > dice(found[0], labels) + 0.1

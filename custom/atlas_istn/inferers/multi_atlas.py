@@ -14,15 +14,17 @@ from torch.nn.functional import one_hot
 
 from ..fusion.atlases import WarpedAtlases
 from ..fusion.base import LabelFusion
+from ..networks import PairISTN
 from ..registration.objective import Pair, Similarity
 from ..registration.register import Registration
 from ..registration.similarity import SoftDice, correlation
 from ..registration.transformations import Grid
-from ..spatial import compose_displacements, jacobian_determinant, warp
+from ..spatial import Transform, compose_displacements, jacobian_determinant, warp
 from .base import SegmentationInferer, plain
+from .pair import PairInferer
 from .result import AtlasNote, Result
 
-__all__ = ["AtlasSet", "MultiAtlasInferer"]
+__all__ = ["AtlasSet", "MultiAtlasInferer", "NetworkRegistration"]
 
 
 class AtlasSet(nn.Module):
@@ -74,6 +76,24 @@ class AtlasSet(nn.Module):
         self.atlas_image = self.images.mean(dim=0, keepdim=True)
 
 
+class NetworkRegistration:
+    """Registers atlases by the network of a trained registration of pairs, and by its refinement where it has one.
+
+    Args:
+        network: stays as it is.
+        inferer: of the pairs.
+    """
+
+    def __init__(self, network: PairISTN, inferer: PairInferer) -> None:
+        self.network = network
+        self.inferer = inferer
+
+    def __call__(self, moving: Tensor, fixed: Tensor) -> Transform:
+        """Register images ``[n, C, *shape]`` to one ``[1, C, *shape]``, on the grid of the network's voxel size."""
+        pairs = torch.cat([moving, fixed.expand(len(moving), *fixed.shape[1:])], dim=1)
+        return self.inferer.infer(pairs, self.network.eval()).transform
+
+
 class _Warped(NamedTuple):
     """Where atlases went: indices ``[n]``, displacement ``[n, dim, *shape]``, and their images there."""
 
@@ -100,6 +120,7 @@ class MultiAtlasInferer(SegmentationInferer):
         atlases: how many of the most similar are taken; 0 for all.
         similarity: error of atlas and target behind the affine map, by which they are chosen and reported.
         at_once: atlases that are registered at a time; the working memory grows with it.
+        predicted: registers in place of `affine` and `deformable`.
     """
 
     def __init__(
@@ -114,6 +135,7 @@ class MultiAtlasInferer(SegmentationInferer):
         atlases: int = 0,
         similarity: Similarity = correlation,
         at_once: int = 10,
+        predicted: NetworkRegistration | None = None,
     ) -> None:
         super().__init__()
         self.affine = affine
@@ -126,6 +148,7 @@ class MultiAtlasInferer(SegmentationInferer):
         self.atlases = atlases
         self.similarity = similarity
         self.at_once = at_once
+        self.predicted = predicted
 
     def infer(self, image: Tensor, network: Any) -> Result:
         """Segment images ``[B, C, *shape]`` by an `AtlasSet`, one after another.
@@ -164,32 +187,40 @@ class MultiAtlasInferer(SegmentationInferer):
         return soft, tuple(notes)
 
     def _register(self, image: Tensor, atlases: AtlasSet) -> _Warped:
-        spacing, everyone = atlases.spacing, torch.arange(len(atlases.images), device=image.device)
+        everyone = torch.arange(len(atlases.images), device=image.device)
         parts = []
         for index in everyone.split(self.at_once):
-            transform, fit = self.affine(atlases.images[index], image, spacing)
-            images = transform.to_fixed(atlases.images[index])
-            parts.append((fit.state[0], self.similarity(images, image), transform.moving_to_fixed(), images))
+            transform, parameters = self._begin(atlases.images[index], image, atlases.spacing)
+            displacement = transform.moving_to_fixed()
+            images = warp(atlases.images[index], displacement)
+            parts.append((parameters, self.similarity(images, image), displacement, images))
         parameters, error, displacement, images = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         chosen = error.argsort(stable=True)[: self.atlases or None].sort().values
-        rigid = _Warped(chosen, displacement[chosen], images[chosen])
-        if self.deformable is None and self.refinement is None:
-            return rigid
+        begun = _Warped(chosen, displacement[chosen], images[chosen])
+        if (self.deformable is None or self.predicted) and self.refinement is None:
+            return begun
         bent = [
-            self._deform(image, atlases, part, parameters[part], _part(rigid, place))
+            self._deform(image, atlases, part, parameters[part], _part(begun, place))
             for place, part in zip(
                 torch.arange(len(chosen)).split(self.at_once), chosen.split(self.at_once), strict=True
             )
         ]
         return _Warped(chosen, *(torch.cat(tensors) for tensors in zip(*bent, strict=True)))
 
+    def _begin(self, moving: Tensor, image: Tensor, spacing: Sequence[float]) -> tuple[Transform, Tensor]:
+        """The first transforms of some atlases, and their raw affine parameters, of the network's nothing."""
+        if self.predicted:
+            return self.predicted(moving, image), moving.new_zeros(len(moving), 0)
+        transform, fit = self.affine(moving, image, spacing)
+        return transform, fit.state[0]
+
     def _deform(
         self, image: Tensor, atlases: AtlasSet, chosen: Tensor, parameters: Tensor, start: _Warped
     ) -> tuple[Tensor, Tensor]:
-        """Displacement and images of some atlases behind what follows the affine maps."""
+        """Displacement and images of some atlases behind what follows the first maps."""
         displacement, images = start.displacement, start.images
         original, spacing = atlases.images[chosen], atlases.spacing
-        if self.deformable is not None:
+        if self.deformable is not None and not self.predicted:
             grid = Grid(tuple(image.shape[2:]), spacing, image.device)
             field = self.deformable.transformation.initial(len(chosen), grid)[0]
             transform, _ = self.deformable(original, image, spacing, start=(field, parameters))

@@ -34,6 +34,7 @@ PARTS = (
     "structure_names",
     "join_pairs",
     "atlas_preprocessing",
+    "predicted_registration",
     "segmentation",
     "pairs",
     "bound",

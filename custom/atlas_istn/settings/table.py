@@ -131,6 +131,7 @@ PAIRS = {
 
 MULTI_ATLAS = {
     "atlas_dir": _text("data set that has the atlases, with labels"),
+    "atlas_registration": _text("folder of a trained registration of pairs, which registers the atlases"),
     "atlas_list": _text("list of dataset.json with the atlases"),
     "atlases": _count("atlases that are fused, the most similar ones; 0: all"),
     "atlases_at_once": _count("atlases that are registered at a time", 1),

@@ -5,17 +5,20 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from torch import Tensor
 
 from ..errors import InputError, message_of
-from ..inferers.multi_atlas import AtlasSet
+from ..inferers.multi_atlas import AtlasSet, NetworkRegistration
 
-__all__ = ["AtlasLoader"]
+__all__ = ["AtlasLoader", "load_registration"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,3 +67,32 @@ class AtlasLoader:
         images, labels = (torch.stack(tensors) for tensors in zip(*found, strict=True))
         self.network.fill([case["case"] for case in self.cases], images, labels)
         logger.info("%d atlas%s", len(images), "es" if len(images) > 1 else ": its labels are all that can be fused")
+
+
+def load_registration(model: str, spacing: Sequence[float], device: torch.device | str) -> NetworkRegistration:
+    """Load a registration of pairs to register atlases with.
+
+    Args:
+        model: folder that its training wrote.
+        spacing: voxel size in mm of the grid on which the atlases are.
+        device: for its network.
+
+    Raises:
+        InputError: there is none, it cannot be used, or its voxel size is another.
+    """
+    config = Path(model) / "configs" / "registration.yaml"
+    if not config.is_file():
+        raise InputError(
+            f"{config}: no such file. Expected the folder that a training of pairs wrote. Correct atlas_registration."
+        )
+    parser = ConfigParser()
+    parser.read_config(str(config))
+    parser["bundle_root"], parser["device"], parser["handlers"] = model, device, []
+    known = [float(size) for size in parser.get_parsed_content("spacing")]
+    if len(known) != len(spacing) or not all(map(math.isclose, known, spacing)):
+        raise InputError(
+            f"{model}: its network registers images with voxels of {known} mm, and the grid has {list(spacing)}. Set "
+            "spacing to that of the network."
+        )
+    parser.get_parsed_content("loader")()
+    return NetworkRegistration(parser.get_parsed_content("network"), parser.get_parsed_content("inferer"))
