@@ -40,8 +40,9 @@ from ..io.results import (
 from ..io.sources import find_sources
 from ..pictures.palette import ALERT, RESULT_COLOURS, TRUTH, label_colour
 from ..pictures.planes import MARGIN, Plane, atlas_coordinates, choose_planes
-from ..topology import Topology, labelmap_topology
+from ..topology import labelmap_topology
 from . import drawing
+from .badges import fold_badges, topology_badges
 from .charts import CURVE, BoxPlot, Curve, box_plot, curve
 from .pairs import find_pair_folders, write_pair_report
 from .units import Units
@@ -268,13 +269,13 @@ def _page(
     segmentation = maps[results[-1]]
     size = float(segmentation.pixdim[:dim].prod()) * units.scale
     scores = {result: [row["dice"] for row in rows.values()] for result, rows in metrics.items()}
-    topology = _topology_badges(report, atlas.topology if atlas else {})
+    topology = topology_badges(report, atlas.topology if atlas else {})
     return CasePage(
         folder.name,
         report,
         results,
         report.get("quality", "unrated"),
-        topology + _fold_badges(report),
+        topology + fold_badges(report),
         {name: float((segmentation == value).sum()) * size for name, value in report["labels"].items()},
         metrics,
         {result: float(np.nanmean(dice)) for result, dice in scores.items() if not np.isnan(dice).all()},
@@ -282,35 +283,6 @@ def _page(
         all(kind == "good" for kind, _ in topology),
         _views(folder, maps, source, colours),
     )
-
-
-def _topology_badges(report: Mapping[str, Any], wanted: Mapping[int, Topology]) -> list[tuple[str, str]]:
-    badges = []
-    for name, value in report["labels"].items():
-        found, expected = report["topology"][name], wanted.get(value)
-        text = f"{name}: {_shape(found)}"
-        if expected is None or found == expected._asdict():
-            badges.append(("good", text))
-        else:
-            badges.append(("bad", f"{text}; atlas: {_shape(expected._asdict())}"))
-    return badges
-
-
-def _fold_badges(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if "folded_fraction" not in report:
-        return []
-    folded = report["folded_fraction"]
-    return [("bad", f"{folded:.2%} folded") if folded > 0 else ("good", "no folds")]
-
-
-def _shape(topology: Mapping[str, int]) -> str:
-    """In words: 1 component, 2 holes."""
-    words = [
-        f"{count} {name.removesuffix('s') if count == 1 else name}"
-        for name, count in topology.items()
-        if count or name == "components"
-    ]
-    return ", ".join(words).replace("1 cavitie", "1 cavity")
 
 
 def _views(
