@@ -85,6 +85,29 @@ def test_with_a_pixel_size_all_is_in_millimetres(
     assert "pixels]" not in html
 
 
+def test_results_of_an_inference_run_are_scored_as_fresh_ones(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    config, fresh, out = trained / "configs" / "evaluate.yaml", tmp_path / "fresh", tmp_path / "out"
+    run(config, "evaluate", output_dir=fresh, device="cpu")
+    run(trained / "configs" / "inference.yaml", "inference", output_dir=out, device="cpu")
+    stored = {"output_dir": out, "results_dir": out, "device": "cpu", "ckpt_path": "nowhere"}  # no network runs
+    run(config, "evaluate", **stored)
+    for name in ("metrics.csv", "summary.json"):
+        assert (out / name).read_bytes() == (fresh / name).read_bytes()
+    shutil.rmtree(find_case_folders(out)[0])
+    wrong = {"label_names": {0: "background", 1: "other"}}
+    for settings, message in (
+        (stored, "1 of 2 cases failed"),
+        ({**stored, "evaluate_space": "model"}, "expected native with results_dir"),
+        ({**stored, **wrong}, r"expected results with the labels {'other': 255}, found {'letter': 255}"),
+    ):
+        with pytest.raises(RuntimeError) as caught:
+            run(config, "evaluate", **settings)
+        assert message in str(input_error_behind(caught.value))
+
+
 def test_it_says_what_it_is(trained: Path) -> None:
     metadata = json.loads((trained / "configs" / "metadata.json").read_text())
     assert metadata["training"]["sha256"] == check_model_file(trained / "models" / "model.pt")["sha256"]

@@ -152,8 +152,7 @@ def write_report(
     files = [result_file(folder, RESULTS["refine"].ending) for folder in folders]
     dim = image_dimensions(files[0])
     first = read_case_report(folders[0])
-    several = first.get("channels", 1) > 1
-    sources = find_sources(Path(dataset_dir), data_list, names, several) if dataset_dir else {}
+    sources = find_sources(Path(dataset_dir), data_list, names, first.get("channels", 1) > 1) if dataset_dir else {}
     colours = {value: label_colour(number) for number, value in enumerate(first["labels"].values())}
     atlas = _Atlas(output / "atlas", dim, colours) if (output / "atlas").is_dir() else None
     units = Units.of(dim, length_unit(files[0], first.get("pixel_size")))

@@ -51,6 +51,7 @@ PARTS = (
     "evaluator",
     "reference",
     "scorer",
+    "stored_results",
     "cohort",
     "calibration",
     "trained_bundle",

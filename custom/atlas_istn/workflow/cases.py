@@ -16,7 +16,7 @@ from monai.data import Dataset, list_data_collate
 from ..errors import InputError, message_of
 from ..io.channels import files_of
 
-__all__ = ["CaseDataset", "FailureReport", "collate_cases", "failing_alone"]
+__all__ = ["CaseDataset", "FailureReport", "collate_cases", "failing_alone", "failure_error", "reason_of"]
 
 _ALIKE = 3  # failures with one reason, from which more make one line
 
@@ -40,7 +40,7 @@ class CaseDataset(Dataset):
         try:
             image = self.transform({"image": case["image"]})["image"]
         except Exception as error:  # whatever a reader or transform raises, the other cases go on
-            return {"case": case["case"], "error": _reason(error, self.data, case)}
+            return {"case": case["case"], "error": reason_of(error, self.data, case)}
         return {
             "case": case["case"],
             "source": case["image"],
@@ -73,11 +73,11 @@ def failing_alone(engine: Engine, *cases: str) -> Iterator[None]:
         failed = {case for case, _ in engine.state.failures}
         data = engine.data_loader.dataset.data
         engine.state.failures += [
-            (case["case"], _reason(error, data, case)) for case in data if case["case"] in {*cases} - failed
+            (case["case"], reason_of(error, data, case)) for case in data if case["case"] in {*cases} - failed
         ]
 
 
-def _reason(error: BaseException, data: Sequence[Mapping[str, str]], case: Mapping[str, str]) -> str:
+def reason_of(error: BaseException, data: Sequence[Mapping[str, str]], case: Mapping[str, str]) -> str:
     """Why a case failed; where cases are numbered, its files are not named."""
     reason = message_of(error)
     if getattr(data, "anonymous", False):
@@ -103,7 +103,17 @@ class FailureReport:
         if failures:
             dataset = engine.data_loader.dataset
             number = getattr(dataset.data, "of", len(dataset))
-            raise InputError(f"{len(failures)} of {number} cases failed:\n" + "\n".join(_by_reason(failures)))
+            raise failure_error(failures, number)
+
+
+def failure_error(failures: Sequence[tuple[str, str]], number: int) -> InputError:
+    """Return the error that a run ends with in which cases failed.
+
+    Args:
+        failures: case and message of each.
+        number: of all cases.
+    """
+    return InputError(f"{len(failures)} of {number} cases failed:\n" + "\n".join(_by_reason(failures)))
 
 
 def _by_reason(failures: Sequence[tuple[str, str]]) -> list[str]:

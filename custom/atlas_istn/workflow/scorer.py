@@ -5,15 +5,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 
 from ..evaluation.metrics import score_labelmap
 from ..evaluation.scores import Evaluation
 from ..io.files import check_writable
+from ..io.loading import LENGTH_UNIT
+from ..spatial.consistency import Consistency
 from .cases import failing_alone
 from .results import CaseResult
 from .writer import RESULTS
@@ -50,11 +53,16 @@ class CaseScorer:
 
     def attach(self, engine: Engine) -> None:
         """Register with an `AtlasEvaluator`."""
-        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._score_batch)
-        engine.add_event_handler(Events.COMPLETED, self._write)
+        engine.add_event_handler(Events.COMPLETED, lambda engine: self.finish(engine.state.failures))
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Begin an evaluation.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
         check_writable(self.output_dir)
         self.evaluation = Evaluation()
 
@@ -64,21 +72,51 @@ class CaseScorer:
                 self._score(case)
 
     def _score(self, case: CaseResult) -> None:
-        label = self.reference({"image": case.source, "label": case.reference})["label"]
+        label = self.read_reference(case.source, case.reference)
+        labelmaps = {name: np.asarray(case.labelmaps[key][0].cpu()) for key, name in self.results.items()}
+        self.add(case.case, label, labelmaps, case.consistency)
+
+    def read_reference(self, image: str, label: str) -> MetaTensor:
+        """Read the label of a case: class indices ``[1, *shape]`` on the grid that is scored.
+
+        Args:
+            image: path of the image.
+            label: path of its label.
+
+        Raises:
+            InputError: one cannot be read, or they have different grids.
+        """
+        reference: MetaTensor = self.reference({"image": image, "label": label})["label"]
+        return reference
+
+    def add(
+        self, case: str, label: MetaTensor, labelmaps: Mapping[str, np.ndarray], consistency: Consistency | None
+    ) -> None:
+        """Score the results of a case.
+
+        Args:
+            case: its name.
+            label: as `read_reference` gives it.
+            labelmaps: name of a result → class indices ``[*shape]``.
+            consistency: of the registration, if there was one; it belongs to the result of the full method.
+        """
         spacing = [float(s) for s in label.pixdim[: label.ndim - 1]]
         truth = np.asarray(label[0].cpu())
-        for key, name in self.results.items():
-            prediction = np.asarray(case.labelmaps[key][0].cpu())
-            rows = score_labelmap(prediction, truth, self.labels, spacing, self.tolerance)
-            consistency = case.consistency
-            if case.labelmaps[key] is case.segmentation and consistency:  # the only result whose transform is known
+        for name, labelmap in labelmaps.items():
+            rows = score_labelmap(labelmap, truth, self.labels, spacing, self.tolerance)
+            if name == self.results["pred"] and consistency:
                 # IC-DSC of each label, and the case's MICE with each of them
                 figures = [{"ic_dice": dice, "mice": float(consistency.mice)} for dice in consistency.dice[0].tolist()]
                 rows = [row | added for row, added in zip(rows, figures, strict=True)]
-            self.evaluation.add(case.case, name, [{**row, "length_unit": case.unit} for row in rows])
+            self.evaluation.add(case, name, [{**row, LENGTH_UNIT: label.meta[LENGTH_UNIT]} for row in rows])
 
-    def _write(self, engine: Engine) -> None:
-        for case, message in engine.state.failures:
+    def finish(self, failures: Sequence[tuple[str, str]]) -> None:
+        """Write the scores, and print their table.
+
+        Args:
+            failures: case and message of each that could not be scored.
+        """
+        for case, message in failures:
             self.evaluation.add_failure(case, message)
         self.evaluation.write(self.output_dir)
         sys.stdout.write(self.evaluation.table() + "\n")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -150,7 +151,7 @@ class CaseWriter:
         report: dict[str, Any] = {
             "case": case.case,
             **_course(case),
-            **_deformation(case),
+            **self._deformation(case),
             "topology": {self.label_names[index]: shape._asdict() for index, shape in shapes.items()},
         }
         note = case.topology
@@ -181,6 +182,20 @@ class CaseWriter:
         curve = case.result.course.curve[:, 0].tolist() if case.result.course else []
         report["loss_curve"] = [float(f"{loss:.4g}") for loss in curve]
         return report
+
+    def _deformation(self, case: CaseResult) -> dict[str, Any]:
+        if case.result.transform is None or case.consistency is None:
+            return {}
+        jacobian = case.result.transform.jacobian_determinant()
+        names = [name for index, name in self.label_names.items() if index > 0]
+        dice = [None if math.isnan(value) else value for value in case.consistency.dice[0].tolist()]
+        return {
+            "min_jacobian": float(jacobian.min()),
+            "folded_fraction": float((jacobian <= 0).float().mean()),
+            "ic_dice": float(case.consistency.dice.nanmean()),
+            "label_ic_dice": dict(zip(names, dice, strict=True)),
+            "mice": float(case.consistency.mice),
+        }
 
     def _volumes(self, case: CaseResult) -> tuple[dict[str, float], str]:
         """Size of each label of the segmentation, and its unit."""
@@ -224,18 +239,6 @@ def _course(case: CaseResult) -> dict[str, float]:
             "itn_trust": round(float(course.trust[0]), 3),
         }
     return {**figures, "seconds": round(case.result.seconds, 3)}
-
-
-def _deformation(case: CaseResult) -> dict[str, float]:
-    if case.result.transform is None or case.consistency is None:
-        return {}
-    jacobian = case.result.transform.jacobian_determinant()
-    return {
-        "min_jacobian": float(jacobian.min()),
-        "folded_fraction": float((jacobian <= 0).float().mean()),
-        "ic_dice": float(case.consistency.dice.nanmean()),
-        "mice": float(case.consistency.mice),
-    }
 
 
 def _faces(case: CaseResult, network: AtlasISTN) -> list[CutFace]:
