@@ -55,16 +55,18 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def prepare(run_id: str, data: Path, files: tuple[str, ...] = (), **settings: Any) -> ConfigWorkflow:
-    stack = [str(CONFIGS / f"{name}.yaml") for name in ("inference", *files, "data/hippocampus", "multi_atlas")]
+def prepare(
+    run_id: str, data: Path, files: tuple[str, ...] = (), over: tuple[str, ...] = (), **settings: Any
+) -> ConfigWorkflow:
+    names = ("inference", *files, "data/hippocampus", "multi_atlas", *over)
+    stack = [str(CONFIGS / f"{name}.yaml") for name in names]
     small = {
         "bundle_root": str(CONFIGS.parent),
         "dataset_dir": str(data),
         "output_dir": str(data / "out"),
         "spatial_size": [24, 24, 24],
-        "fusion#patch_radius": 1,
         "device": "cpu",
-    }
+    } | ({} if over else {"fusion#patch_radius": 1})
     workflow = ConfigWorkflow(stack, workflow_type="infer", run_id=run_id, logging_file=False, **small | settings)
     workflow.initialize()
     return workflow
@@ -115,3 +117,23 @@ def test_a_registration_that_is_not_there_is_refused(data: Path) -> None:
     with pytest.raises(RuntimeError) as caught:
         prepare("segmentation", data, atlas_registration=str(data / "nothing")).run()
     assert "registration.yaml: no such file" in str(input_error_behind(caught.value))
+
+
+def test_similarity_of_patches_is_trained_and_votes(data: Path) -> None:
+    """Each atlas is a target of the others in turn; resumed, the training goes on from its checkpoint."""
+    small: dict[str, Any] = {"deformable_registration": None, "similarity_patch": [5, 5, 5]}
+    small |= {"similarity_channels": [2, 3, 4]}
+    short = {"pairs_per_epoch": 4, "episodes_per_pair": 6, "episode_likeness": [0.8, 0.6], "val_list": "test"}
+    over = ("similarity", "train_similarity")
+    folder = data / "trained"
+    settings = small | short | {"output_dir": str(folder)}
+    for epochs, resume in ((1, False), (2, True)):
+        prepare("training", data, over=over, max_epochs=epochs, resume=resume, **settings).run()
+    assert [path.name for path in (folder / "checkpoints").glob("*.pt")] == ["checkpoint_2.pt"]
+    model = folder / "models" / "model.pt"
+    prepare("segmentation", data, over=("similarity",), similarity_path=str(model), **small).run()
+    assert (data / "out" / "target" / "target_seg.nii.gz").is_file()
+
+    with pytest.raises(RuntimeError) as caught:
+        prepare("segmentation", data, over=("similarity",), output_dir=str(data / "none"), **small).run()
+    assert "similarity_path: expected" in str(input_error_behind(caught.value))

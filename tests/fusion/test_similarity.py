@@ -13,7 +13,7 @@ from atlas_istn.fusion.non_local import NonLocalVote
 from atlas_istn.fusion.similarity import LearnedVote, take_patches
 from atlas_istn.fusion.vote import PluralityVote
 from atlas_istn.networks.similarity import SimilarityNetwork
-from atlas_istn.training.episodes import draw_episodes, label_likeness, similarity_loss
+from atlas_istn.training.episodes import SimilarityLoss, draw_episodes, label_likeness
 
 PATCH = (7, 7)
 
@@ -96,7 +96,7 @@ def test_a_learned_vote_finds_the_right_atlases_across_contrasts() -> None:
         episodes = draw_episodes(
             standard(target[None])[0], labels, standard(atlas[None])[0], atlas_labels, [1, 2], (3, 3), 32, generator
         )
-        loss = similarity_loss(network, episodes)
+        loss = SimilarityLoss()(network(*episodes), torch.zeros(len(episodes.queries), dtype=torch.long))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -75,6 +75,12 @@ class AtlasSet(nn.Module):
         self.atlas_labels = torch.stack(shares)[None]
         self.atlas_image = self.images.mean(dim=0, keepdim=True)
 
+    def subset(self, indices: Sequence[int]) -> AtlasSet:
+        """Return a set of some of the atlases."""
+        some = AtlasSet(self.labels.shape[1:], self.num_classes, self.spacing).to(self.labels.device)
+        some.fill([self.names[index] for index in indices], self.images[list(indices)], self.labels[list(indices)])
+        return some
+
 
 class NetworkRegistration:
     """Registers atlases by the network of a trained registration of pairs, and by its refinement where it has one.
@@ -163,7 +169,12 @@ class MultiAtlasInferer(SegmentationInferer):
         seconds = (time.perf_counter() - begin) / len(image)
         return Result(torch.stack(soft), seconds, atlases=tuple(notes))
 
-    def _segment(self, image: Tensor, atlases: AtlasSet) -> tuple[Tensor, tuple[AtlasNote, ...]]:
+    def warp(self, image: Tensor, atlases: AtlasSet) -> tuple[WarpedAtlases, Tensor, Tensor]:
+        """Warp atlases onto one image ``[1, C, *shape]``.
+
+        Returns:
+            What a fusion is made of; the indices of the atlases ``[n]``; displacements ``[n, dim, *shape]`` in voxels.
+        """
         warped = self._register(image, atlases)
         labels = torch.stack(
             [
@@ -171,18 +182,22 @@ class MultiAtlasInferer(SegmentationInferer):
                 for index, displacement in zip(warped.chosen, warped.displacement, strict=True)
             ]
         )
-        fused = self.fusion(WarpedAtlases(labels, warped.images, image[0]))
-        soft = image.new_zeros(atlases.num_classes, *labels.shape[1:])
+        return WarpedAtlases(labels, warped.images, image[0]), warped.chosen, warped.displacement
+
+    def _segment(self, image: Tensor, atlases: AtlasSet) -> tuple[Tensor, tuple[AtlasNote, ...]]:
+        warped, chosen, displacement = self.warp(image, atlases)
+        fused = self.fusion(warped)
+        soft = image.new_zeros(atlases.num_classes, *warped.shape)
         soft[fused.values.long()] = fused.soft()
-        likeness = 1.0 - self.similarity(warped.images, image)
+        likeness = 1.0 - self.similarity(cast(Tensor, warped.images), image)
         notes = [
             AtlasNote(
                 atlases.names[index],
                 float(likeness[k]),
-                _dice(labels[k], fused.labels),
-                float((jacobian_determinant(warped.displacement[[k]]) <= 0).float().mean()),
+                _dice(warped.labels[k], fused.labels),
+                float((jacobian_determinant(displacement[[k]]) <= 0).float().mean()),
             )
-            for k, index in enumerate(warped.chosen.tolist())
+            for k, index in enumerate(chosen.tolist())
         ]
         return soft, tuple(notes)
 

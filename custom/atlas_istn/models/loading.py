@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from torch import nn
 
 from ..errors import InputError
-from ..networks import AtlasISTN
 from ..settings import differences
 from .provenance import SETTINGS, check_model_file, read_record
 
@@ -31,7 +31,7 @@ class ModelLoader:
     """
 
     def __init__(
-        self, path: str, network: AtlasISTN, part: str = "", settings: Mapping[str, Any] | None = None
+        self, path: str, network: nn.Module, part: str = "", settings: Mapping[str, Any] | None = None
     ) -> None:
         self.path = Path(path)
         self.network = network

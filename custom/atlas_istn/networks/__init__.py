@@ -9,6 +9,7 @@ from .atlas_istn import AtlasISTN, JointForward
 from .locator import Location, Locator
 from .mean import MeanOfNetworks
 from .pair import PairISTN, PairTransformerNetwork
+from .similarity import SimilarityNetwork
 from .stn import SpatialTransformerNetwork
 from .unet import EncoderDecoder, UNet
 
@@ -22,6 +23,7 @@ __all__ = [
     "MeanOfNetworks",
     "PairISTN",
     "PairTransformerNetwork",
+    "SimilarityNetwork",
     "SpatialTransformerNetwork",
     "UNet",
 ]

@@ -35,6 +35,7 @@ PARTS = (
     "join_pairs",
     "atlas_preprocessing",
     "predicted_registration",
+    "similarity_network",
     "segmentation",
     "pairs",
     "bound",

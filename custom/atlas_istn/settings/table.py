@@ -131,6 +131,17 @@ PAIRS = {
 
 MULTI_ATLAS = {
     "atlas_dir": _text("data set that has the atlases, with labels"),
+    "similarity_path": _text("model of a training of the similarity of patches"),
+    "similarity_patch": Setting("size of the patches that are compared", "wholes", 1, unit="voxels"),
+    "similarity_channels": Setting("features of the convolutions", "wholes", 1, length=3),
+    "similarity_shared": _truth("one encoder for target and atlases"),
+    "similarity_squared": _truth("mean squared distance of features in place of the Euclidean one"),
+    "similarity_most": _count("most similar atlases that vote, all alike; 0: all by their similarity"),
+    "pairs_per_epoch": _count("pairs of a target and an atlas that make an epoch", 1),
+    "episodes_per_pair": _count("patches of a target that are compared", 1),
+    "episode_likeness": Setting(
+        "Dice above which patches are alike, and below which they are not", "numbers", 0, 1, length=2
+    ),
     "atlas_registration": _text("folder of a trained registration of pairs, which registers the atlases"),
     "atlas_list": _text("list of dataset.json with the atlases"),
     "atlases": _count("atlases that are fused, the most similar ones; 0: all"),

@@ -4,19 +4,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from monai.transforms import RandomizableTransform
+from torch import Tensor, nn
 
+from ..errors import InputError
 from ..fusion.patches import box_sum, take_box
 from ..fusion.similarity import take_patches
 from ..networks.similarity import SimilarityNetwork
+from .losses import check_finite
+from .warped_pairs import WarpedPair
 
-__all__ = ["Episodes", "draw_episodes", "label_likeness", "similarity_loss"]
+__all__ = [
+    "EpisodeDraws",
+    "Episodes",
+    "SimilarityLoss",
+    "collate_episodes",
+    "draw_episodes",
+    "label_likeness",
+    "prepare_episodes",
+]
 
+_TRIES = 10  # draws of shifts, before a pair is given up
 _STILL = 1  # of the places where an atlas is looked at, the one that is not shifted
 
 
@@ -112,10 +125,95 @@ def draw_episodes(
     return Episodes(queries, torch.stack(supports, dim=1))
 
 
-def similarity_loss(network: SimilarityNetwork, episodes: Episodes) -> Tensor:
-    """Cross-entropy of the similarities and the truth, that the first support is the one alike (X-MAS, eq. 8)."""
-    scores = network(*episodes)
-    return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long, device=scores.device))
+class EpisodeDraws(RandomizableTransform):
+    """Draws episodes of a `WarpedPair`, see `draw_episodes`.
+
+    Args:
+        network: says how large patches are.
+        classes: label values that count, without the background.
+        count: largest number of episodes.
+        likeness: see `draw_episodes`.
+
+    Raises:
+        InputError: on calling, if a pair has no patches that are alike, or none that are not, along its borders.
+    """
+
+    def __init__(
+        self,
+        network: SimilarityNetwork,
+        classes: Sequence[int],
+        count: int = 32,
+        likeness: tuple[float, float] = (0.9, 0.5),
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.classes = list(classes)
+        self.count = count
+        self.likeness = tuple(likeness)
+
+    def __call__(self, pair: WarpedPair) -> dict[str, Tensor]:
+        """Return ``{"image"}`` the queries and ``{"supports"}``, see `Episodes`."""
+        images = [self.network.standardise(image[None])[0] for image in (pair.target, pair.atlas)]
+        labels = [labels.long() for labels in (pair.target_labels, pair.atlas_labels)]
+        for _ in range(_TRIES):
+            generator = torch.Generator().manual_seed(int(self.R.randint(2**31)))
+            found = draw_episodes(
+                images[0],
+                labels[0],
+                images[1],
+                labels[1],
+                self.classes,
+                self.network.radius,
+                self.count,
+                generator,
+                (self.likeness[0], self.likeness[1]),
+            )
+            if found:
+                return {"image": found.queries, "supports": found.supports}
+        raise InputError(
+            f"{pair.case}: along the borders of the target no patches of the atlas are alike (Dice above "
+            f"{self.likeness[0]}), or none are unlike (below {self.likeness[1]}). Register better, or change "
+            "episode_likeness."
+        )
+
+
+def collate_episodes(items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Join the episodes of several pairs: ``{"image", "supports"}`` and ``"label"``, which support is alike: 0."""
+    joined = {name: torch.cat([item[name] for item in items]) for name in ("image", "supports")}
+    return {**joined, "label": torch.zeros(len(joined["image"]), dtype=torch.long)}
+
+
+def prepare_episodes(
+    batch: Mapping[str, Tensor], device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
+) -> tuple[Tensor, Tensor, tuple[Tensor], dict[str, Any]]:
+    """Take apart a batch for MONAI's engines: input, target, and what else the network gets."""
+    queries, label, supports = (
+        batch[name].to(device, non_blocking=non_blocking) for name in ("image", "label", "supports")
+    )
+    return queries, label, (supports,), {}
+
+
+class SimilarityLoss(nn.Module):
+    """Cross-entropy of the similarities (X-MAS, eq. 8).
+
+    Attributes:
+        epoch: current epoch, set by the trainer's schedule.
+        terms: of the last call, for logging.
+        schedules: what changes from epoch to epoch: nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epoch = 0
+        self.terms: dict[str, Tensor] = {}
+        self.schedules: dict[str, float] = {}
+
+    def forward(self, scores: Tensor, label: Tensor) -> Tensor:
+        """Loss of scores ``[m, S]``, of which that of the support ``label`` ``[m]`` should be the highest."""
+        loss = F.cross_entropy(scores, label)
+        self.terms = {"similarity": loss.detach()}
+        check_finite(self.terms, self.epoch)
+        return loss
 
 
 def _borders(labels: Tensor, radius: Sequence[int]) -> Tensor:

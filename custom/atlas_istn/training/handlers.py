@@ -22,10 +22,11 @@ from torch.utils.tensorboard import SummaryWriter
 from ..errors import InputError
 from ..models.provenance import SETTINGS, save_model
 from ..networks import AtlasISTN
+from .episodes import SimilarityLoss
 from .losses import AtlasISTNLoss
 from .pair_loss import PairLoss
 
-__all__ = ["BestModel", "EarlyStop", "EpochSchedule", "EpochSeed", "FiniteWeights", "TensorBoardLog"]
+__all__ = ["BestModel", "EarlyStop", "EpochSchedule", "EpochSeed", "FiniteWeights", "SameDraws", "TensorBoardLog"]
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class EpochSeed:
         seed: base seed.
     """
 
-    def __init__(self, loss: AtlasISTNLoss | PairLoss, dataset: Dataset, seed: int = 0) -> None:
+    def __init__(self, loss: AtlasISTNLoss | PairLoss | SimilarityLoss, dataset: Dataset, seed: int = 0) -> None:
         self.loss = loss
         self.dataset = dataset
         self.seed = seed
@@ -114,6 +115,27 @@ class EpochSeed:
         if isinstance(self.dataset.transform, Randomizable):
             own_seed = (self.seed + epoch) * idist.get_world_size() + idist.get_rank()
             self.dataset.transform.set_random_state(seed=own_seed)
+
+
+class SameDraws:
+    """Validator handler that sets the random state of a dataset, so that each validation sees the same draws.
+
+    Args:
+        dataset: its transform draws.
+        seed: of the draws.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int = 0) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a validator."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self) -> None:
+        """Set the state."""
+        self.dataset.transform.set_random_state(seed=self.seed)
 
 
 class EpochSchedule(EpochSeed):

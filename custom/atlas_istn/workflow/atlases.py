@@ -16,9 +16,12 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 
 from ..errors import InputError, message_of
+from ..fusion.similarity import LearnedVote
 from ..inferers.multi_atlas import AtlasSet, NetworkRegistration
+from ..models.loading import ModelLoader
+from ..networks import SimilarityNetwork
 
-__all__ = ["AtlasLoader", "load_registration"]
+__all__ = ["AtlasLoader", "learned_vote", "load_registration"]
 
 logger = logging.getLogger(__name__)
 
@@ -96,3 +99,20 @@ def load_registration(model: str, spacing: Sequence[float], device: torch.device
         )
     parser.get_parsed_content("loader")()
     return NetworkRegistration(parser.get_parsed_content("network"), parser.get_parsed_content("inferer"))
+
+
+def learned_vote(network: SimilarityNetwork, path: str, most: int = 0) -> LearnedVote:
+    """Make a vote by a network that was trained.
+
+    Args:
+        network: takes the weights.
+        path: of the model.
+        most: see `LearnedVote`.
+
+    Raises:
+        InputError: there is no such model, or it does not fit.
+    """
+    if not path:
+        raise InputError("similarity_path: expected models/model.pt of a training of the similarity, found nothing.")
+    ModelLoader(path, network)()
+    return LearnedVote(network, most)
