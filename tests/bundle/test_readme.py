@@ -42,9 +42,9 @@ TINY = {
 """Workflow or command → what makes it small."""
 
 
-def readme_commands() -> list[str]:
-    """The commands of this package and its bundle in the README, in order, on one line each."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def readme_commands(page: str = "README.md") -> list[str]:
+    """The commands of this package and its bundle in a page, in order, on one line each."""
+    text = (ROOT / page).read_text(encoding="utf-8")
     blocks = r"```bash\n(?P<block>.*?)```"
     inline = r"(?<!`)`(?P<inline>(?:python -m (?:monai\.bundle|atlas_istn) \w|torchrun )[^`]*)`(?!`)"
     commands = []
@@ -74,12 +74,12 @@ def options_of(arguments: Sequence[str]) -> dict[str, str]:
 def config_file(name: str) -> Path:
     """The bundle's file for one in the README; a bundle that training made has files of the same names."""
     if not name.startswith("bundle/"):
-        return CONFIGS / Path(name).name
+        return next(path for path in (CONFIGS / Path(name).name, CONFIGS / "pair" / Path(name).name) if path.is_file())
     assert (ROOT / name).is_file(), name
     return ROOT / name
 
 
-@pytest.mark.parametrize("command", readme_commands())
+@pytest.mark.parametrize("command", [*readme_commands(), *readme_commands("bundle/docs/registration.md")])
 def test_a_command_is_understood_and_its_ids_exist(command: str) -> None:
     module, (name, *arguments) = arguments_of(command)
     if module == "atlas_istn":
@@ -97,7 +97,7 @@ def test_a_command_is_understood_and_its_ids_exist(command: str) -> None:
     options = options_of(rest)
     files = [word for word in re.split(r"[\[\]',]", options.pop("config_file")) if word]
     parser = ConfigParser()
-    parser.read_config([config_file(file) for file in files if Path(file).name != "data.yaml"])
+    parser.read_config([config_file(file) for file in files if Path(file).name not in ("data.yaml", "my_pairs.yaml")])
     assert isinstance(parser[run_id], list)
     assert not {option for option in options if option.partition("#")[0] not in SETTINGS}
     for option, value in options.items():
