@@ -119,21 +119,25 @@ def test_a_registration_that_is_not_there_is_refused(data: Path) -> None:
     assert "registration.yaml: no such file" in str(input_error_behind(caught.value))
 
 
-def test_similarity_of_patches_is_trained_and_votes(data: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "small"),
+    [
+        ("similarity", {"similarity_patch": [5, 5, 5], "fusion_network#channels": [2, 3, 4]}),
+        ("vote_net", {"fusion_network#channels": [4, 4]}),
+    ],
+)
+def test_a_network_that_fuses_is_trained_and_votes(data: Path, kind: str, small: dict[str, Any]) -> None:
     """Each atlas is a target of the others in turn; resumed, the training goes on from its checkpoint."""
-    small: dict[str, Any] = {"deformable_registration": None, "similarity_patch": [5, 5, 5]}
-    small |= {"similarity_channels": [2, 3, 4]}
-    short = {"pairs_per_epoch": 4, "episodes_per_pair": 6, "episode_likeness": [0.8, 0.6], "val_list": "test"}
-    over = ("similarity", "train_similarity")
-    folder = data / "trained"
-    settings = small | short | {"output_dir": str(folder)}
+    small |= {"deformable_registration": None}
+    short: dict[str, Any] = {"pairs_per_epoch": 4, "val_list": "test", "output_dir": str(data / "trained")}
+    short |= {"episodes_per_pair": 6, "episode_likeness": [0.8, 0.6]} if kind == "similarity" else {}
     for epochs, resume in ((1, False), (2, True)):
-        prepare("training", data, over=over, max_epochs=epochs, resume=resume, **settings).run()
-    assert [path.name for path in (folder / "checkpoints").glob("*.pt")] == ["checkpoint_2.pt"]
-    model = folder / "models" / "model.pt"
-    prepare("segmentation", data, over=("similarity",), similarity_path=str(model), **small).run()
+        prepare("training", data, over=(kind, "train_fusion"), max_epochs=epochs, resume=resume, **small, **short).run()
+    assert [path.name for path in (data / "trained" / "checkpoints").glob("*.pt")] == ["checkpoint_2.pt"]
+    model = data / "trained" / "models" / "model.pt"
+    prepare("segmentation", data, over=(kind,), fusion_path=str(model), **small).run()
     assert (data / "out" / "target" / "target_seg.nii.gz").is_file()
 
     with pytest.raises(RuntimeError) as caught:
-        prepare("segmentation", data, over=("similarity",), output_dir=str(data / "none"), **small).run()
-    assert "similarity_path: expected" in str(input_error_behind(caught.value))
+        prepare("segmentation", data, over=(kind,), output_dir=str(data / "none"), **small).run()
+    assert "fusion_path: expected" in str(input_error_behind(caught.value))

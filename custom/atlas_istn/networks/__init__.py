@@ -12,6 +12,7 @@ from .pair import PairISTN, PairTransformerNetwork
 from .similarity import SimilarityNetwork
 from .stn import SpatialTransformerNetwork
 from .unet import EncoderDecoder, UNet
+from .vote_net import VoteNet
 
 __all__ = [
     "AdditiveNet",
@@ -26,4 +27,5 @@ __all__ = [
     "SimilarityNetwork",
     "SpatialTransformerNetwork",
     "UNet",
+    "VoteNet",
 ]

@@ -35,7 +35,12 @@ PARTS = (
     "join_pairs",
     "atlas_preprocessing",
     "predicted_registration",
-    "similarity_network",
+    "fusion_network",
+    "fusion_draws",
+    "fusion_collate",
+    "fusion_batch",
+    "fusion_calibration",
+    "trusted_fusion",
     "segmentation",
     "pairs",
     "bound",
@@ -83,7 +88,7 @@ PARTS = (
 )
 """Ids that hold parts of the workflow."""
 
-ARCHITECTURE = ("network_def", "itn", "itn_member", "stn", "locator", "transformation")
+ARCHITECTURE = ("network_def", "itn", "itn_member", "stn", "locator", "transformation", "fusion_network")
 """Parts that a network is made of."""
 
 OF_MODEL = (

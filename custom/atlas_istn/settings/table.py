@@ -131,11 +131,8 @@ PAIRS = {
 
 MULTI_ATLAS = {
     "atlas_dir": _text("data set that has the atlases, with labels"),
-    "similarity_path": _text("model of a training of the similarity of patches"),
+    "fusion_path": _text("model of a training of the network that fuses"),
     "similarity_patch": Setting("size of the patches that are compared", "wholes", 1, unit="voxels"),
-    "similarity_channels": Setting("features of the convolutions", "wholes", 1, length=3),
-    "similarity_shared": _truth("one encoder for target and atlases"),
-    "similarity_squared": _truth("mean squared distance of features in place of the Euclidean one"),
     "similarity_most": _count("most similar atlases that vote, all alike; 0: all by their similarity"),
     "pairs_per_epoch": _count("pairs of a target and an atlas that make an epoch", 1),
     "episodes_per_pair": _count("patches of a target that are compared", 1),

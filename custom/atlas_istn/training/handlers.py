@@ -22,7 +22,6 @@ from torch.utils.tensorboard import SummaryWriter
 from ..errors import InputError
 from ..models.provenance import SETTINGS, save_model
 from ..networks import AtlasISTN
-from .episodes import SimilarityLoss
 from .losses import AtlasISTNLoss
 from .pair_loss import PairLoss
 
@@ -98,7 +97,7 @@ class EpochSeed:
         seed: base seed.
     """
 
-    def __init__(self, loss: AtlasISTNLoss | PairLoss | SimilarityLoss, dataset: Dataset, seed: int = 0) -> None:
+    def __init__(self, loss: nn.Module, dataset: Dataset, seed: int = 0) -> None:
         self.loss = loss
         self.dataset = dataset
         self.seed = seed
@@ -135,7 +134,8 @@ class SameDraws:
 
     def __call__(self) -> None:
         """Set the state."""
-        self.dataset.transform.set_random_state(seed=self.seed)
+        if isinstance(self.dataset.transform, Randomizable):
+            self.dataset.transform.set_random_state(seed=self.seed)
 
 
 class EpochSchedule(EpochSeed):

@@ -13,15 +13,17 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InputError, message_of
+from ..fusion.base import LabelFusion
 from ..fusion.similarity import LearnedVote
+from ..fusion.trust import PredictedTrust
 from ..inferers.multi_atlas import AtlasSet, NetworkRegistration
 from ..models.loading import ModelLoader
-from ..networks import SimilarityNetwork
+from ..networks import SimilarityNetwork, VoteNet
 
-__all__ = ["AtlasLoader", "learned_vote", "load_registration"]
+__all__ = ["AtlasLoader", "learned_vote", "load_registration", "vote_net"]
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +114,26 @@ def learned_vote(network: SimilarityNetwork, path: str, most: int = 0) -> Learne
     Raises:
         InputError: there is no such model, or it does not fit.
     """
-    if not path:
-        raise InputError("similarity_path: expected models/model.pt of a training of the similarity, found nothing.")
-    ModelLoader(path, network)()
+    _load(network, path)
     return LearnedVote(network, most)
+
+
+def vote_net(network: VoteNet, path: str, fusion: LabelFusion) -> PredictedTrust:
+    """Make a fusion by the trust of a network that was trained.
+
+    Args:
+        network: takes the weights.
+        path: of the model.
+        fusion: see `PredictedTrust`.
+
+    Raises:
+        InputError: there is no such model, or it does not fit.
+    """
+    _load(network, path)
+    return PredictedTrust(network, fusion)
+
+
+def _load(network: nn.Module, path: str) -> None:
+    if not path:
+        raise InputError("fusion_path: expected models/model.pt of a training of this fusion, found nothing.")
+    ModelLoader(path, network)()
