@@ -119,6 +119,12 @@ def test_a_registration_that_is_not_there_is_refused(data: Path) -> None:
     assert "registration.yaml: no such file" in str(input_error_behind(caught.value))
 
 
+def test_a_learned_atlas_of_another_grid_is_refused(data: Path) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        prepare("segmentation", data, atlas_model=str(CONFIGS.parent)).run()
+    assert "trained with spatial_size [48, 64, 48], here it is [24, 24, 24]" in str(input_error_behind(caught.value))
+
+
 @pytest.mark.parametrize(
     ("kind", "small"),
     [

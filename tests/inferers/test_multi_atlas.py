@@ -10,9 +10,11 @@ from torch.nn.functional import one_hot
 from atlas_istn.fusion.atlases import WarpedAtlases
 from atlas_istn.fusion.joint import JointLabelFusion
 from atlas_istn.fusion.vote import PluralityVote
+from atlas_istn.inferers.fused_target import LearnedAtlas
 from atlas_istn.inferers.multi_atlas import AtlasSet, MultiAtlasInferer, NetworkRegistration
 from atlas_istn.inferers.pair import PairInferer
-from atlas_istn.networks import PairISTN, PairTransformerNetwork
+from atlas_istn.inferers.result import Result
+from atlas_istn.networks import AtlasISTN, PairISTN, PairTransformerNetwork
 from atlas_istn.registration.register import Registration
 from atlas_istn.registration.regularisers import bending_energy
 from atlas_istn.registration.similarity import correlation
@@ -137,3 +139,28 @@ def test_a_network_of_pairs_registers_in_place_of_the_optimisation(dim: int) -> 
         found.append(inferer.infer(image[None], atlases).segmentation[0])
     assert torch.equal(found[0].argmax(dim=0), PluralityVote()(WarpedAtlases(atlases.labels.long())).labels)
     assert dice(found[1], labels) > dice(found[0], labels) + 0.1
+
+
+class Recorder:
+    """A refinement that says what it was asked to register the atlas to."""
+
+    def infer(self, image: torch.Tensor, network: object) -> Result:
+        self.prediction = network.segment(image)
+        return Result(network.atlas_labels.expand_as(self.prediction), 0.0, self.prediction)
+
+
+def test_a_learned_atlas_is_registered_to_the_fused_labels(dim: int) -> None:
+    image, _ = subject(dim, 0.0)
+    atlases = atlas_set(dim, subject(dim, -1.0), subject(dim, 1.0))
+    learned = AtlasISTN(None, torch.nn.Identity(), SHAPES[dim], 3)
+    learned.atlas_labels.copy_(torch.rand_like(learned.atlas_labels))
+    plain = MultiAtlasInferer(affine(), PluralityVote()).infer(image[None], atlases)
+    refinement = Recorder()
+    onto = MultiAtlasInferer(affine(), PluralityVote(), learned=LearnedAtlas(learned, refinement))
+    result = onto.infer(image[None], atlases)
+    torch.testing.assert_close(refinement.prediction, plain.segmentation)
+    torch.testing.assert_close(result.segmentation, learned.atlas_labels.expand_as(result.segmentation))
+    assert len(result.atlases[0]) == 2
+    atlases.show(learned)
+    assert atlases.stn is learned.stn
+    torch.testing.assert_close(atlases.atlas_labels, learned.atlas_labels)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -14,13 +15,14 @@ from torch.nn.functional import one_hot
 
 from ..fusion.atlases import WarpedAtlases
 from ..fusion.base import LabelFusion
-from ..networks import PairISTN
+from ..networks import AtlasISTN, PairISTN
 from ..registration.objective import Pair, Similarity
 from ..registration.register import Registration
 from ..registration.similarity import SoftDice, correlation
 from ..registration.transformations import Grid
 from ..spatial import Transform, compose_displacements, jacobian_determinant, warp
 from .base import SegmentationInferer, plain
+from .fused_target import LearnedAtlas
 from .pair import PairInferer
 from .result import AtlasNote, Result
 
@@ -47,8 +49,8 @@ class AtlasSet(nn.Module):
     labels: Tensor
     atlas_labels: Tensor
     atlas_image: Tensor
-    stn = None
-    locator = None
+    stn: Any = None
+    locator: Any = None
 
     def __init__(self, spatial_size: Sequence[int], num_classes: int, spacing: Sequence[float]) -> None:
         super().__init__()
@@ -74,6 +76,11 @@ class AtlasSet(nn.Module):
         shares = [(self.labels == index).float().mean(dim=0) for index in range(self.num_classes)]
         self.atlas_labels = torch.stack(shares)[None]
         self.atlas_image = self.images.mean(dim=0, keepdim=True)
+
+    def show(self, learned: AtlasISTN) -> None:
+        """Be the atlas of a model to those who write or draw the atlas of a run."""
+        self.stn, self.locator = learned.stn, learned.locator
+        self.atlas_labels, self.atlas_image = learned.atlas_labels, learned.atlas_image
 
     def subset(self, indices: Sequence[int]) -> AtlasSet:
         """Return a set of some of the atlases."""
@@ -127,6 +134,7 @@ class MultiAtlasInferer(SegmentationInferer):
         similarity: error of atlas and target behind the affine map, by which they are chosen and reported.
         at_once: atlases that are registered at a time; the working memory grows with it.
         predicted: registers in place of `affine` and `deformable`.
+        learned: the atlas of a model, registered to the fused labels; None for the fused labels themselves.
     """
 
     def __init__(
@@ -142,6 +150,7 @@ class MultiAtlasInferer(SegmentationInferer):
         similarity: Similarity = correlation,
         at_once: int = 10,
         predicted: NetworkRegistration | None = None,
+        learned: LearnedAtlas | None = None,
     ) -> None:
         super().__init__()
         self.affine = affine
@@ -155,19 +164,23 @@ class MultiAtlasInferer(SegmentationInferer):
         self.similarity = similarity
         self.at_once = at_once
         self.predicted = predicted
+        self.learned = learned
 
     def infer(self, image: Tensor, network: Any) -> Result:
         """Segment images ``[B, C, *shape]`` by an `AtlasSet`, one after another.
 
-        The result's segmentation is the posterior of each label; its notes tell of each atlas.
+        The result's segmentation is the posterior of each label or, where a learned atlas is registered to it, that
+        atlas, and the posterior stands in the place of an ITN's prediction. The notes tell of each atlas.
         """
         begin = time.perf_counter()
         atlases = cast(AtlasSet, network)
         with torch.inference_mode(False), torch.no_grad():
             found = [self._segment(one[None], atlases) for one in plain(image)]
         soft, notes = zip(*found, strict=True)
+        fused = torch.stack(soft)
+        result = self.learned(image, fused) if self.learned else Result(fused, 0.0)
         seconds = (time.perf_counter() - begin) / len(image)
-        return Result(torch.stack(soft), seconds, atlases=tuple(notes))
+        return replace(result, seconds=seconds, atlases=tuple(notes))
 
     def warp(self, image: Tensor, atlases: AtlasSet) -> tuple[WarpedAtlases, Tensor, Tensor]:
         """Warp atlases onto one image ``[1, C, *shape]``.

@@ -35,6 +35,7 @@ PARTS = (
     "join_pairs",
     "atlas_preprocessing",
     "predicted_registration",
+    "learned_atlas",
     "fusion_network",
     "fusion_draws",
     "fusion_collate",

@@ -139,6 +139,7 @@ MULTI_ATLAS = {
     "episode_likeness": Setting(
         "Dice above which patches are alike, and below which they are not", "numbers", 0, 1, length=2
     ),
+    "atlas_model": _text("folder of a trained Atlas-ISTN, whose atlas is registered to the fused labels"),
     "atlas_registration": _text("folder of a trained registration of pairs, which registers the atlases"),
     "atlas_list": _text("list of dataset.json with the atlases"),
     "atlases": _count("atlases that are fused, the most similar ones; 0: all"),

@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ from ..errors import InputError, message_of
 from ..fusion.base import LabelFusion
 from ..fusion.similarity import LearnedVote
 from ..fusion.trust import PredictedTrust
+from ..inferers.fused_target import LearnedAtlas
 from ..inferers.multi_atlas import AtlasSet, NetworkRegistration
 from ..models.loading import ModelLoader
 from ..networks import SimilarityNetwork, VoteNet
 
-__all__ = ["AtlasLoader", "learned_vote", "load_registration", "vote_net"]
+__all__ = ["AtlasLoader", "learned_vote", "load_learned_atlas", "load_registration", "vote_net"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +36,20 @@ class AtlasLoader:
         cases: of the atlases, with labels, as `find_cases` lists them.
         transform: from the paths of an image and its label to tensors on the model's grid, ``[C, *shape]`` and class
             indices ``[1, *shape]``.
+        learned: a learned atlas that the results are of, and which is written beside them, in place of their mean.
     """
 
     def __init__(
-        self, network: AtlasSet, cases: Sequence[dict[str, str]], transform: Callable[[dict[str, str]], Any]
+        self,
+        network: AtlasSet,
+        cases: Sequence[dict[str, str]],
+        transform: Callable[[dict[str, str]], Any],
+        learned: LearnedAtlas | None = None,
     ) -> None:
         self.network = network
         self.cases = cases
         self.transform = transform
+        self.learned = learned
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -71,6 +77,8 @@ class AtlasLoader:
             raise InputError(f"{len(problems)} of {len(self.cases)} atlases cannot be used:\n{lines}")
         images, labels = (torch.stack(tensors) for tensors in zip(*found, strict=True))
         self.network.fill([case["case"] for case in self.cases], images, labels)
+        if self.learned:
+            self.network.show(self.learned.network)
         logger.info("%d atlas%s", len(images), "es" if len(images) > 1 else ": its labels are all that can be fused")
 
 
@@ -85,22 +93,34 @@ def load_registration(model: str, spacing: Sequence[float], device: torch.device
     Raises:
         InputError: there is none, it cannot be used, or its voxel size is another.
     """
-    config = Path(model) / "configs" / "registration.yaml"
-    if not config.is_file():
-        raise InputError(
-            f"{config}: no such file. Expected the folder that a training of pairs wrote. Correct atlas_registration."
-        )
-    parser = ConfigParser()
-    parser.read_config(str(config))
-    parser["bundle_root"], parser["device"], parser["handlers"] = model, device, []
-    known = [float(size) for size in parser.get_parsed_content("spacing")]
-    if len(known) != len(spacing) or not all(map(math.isclose, known, spacing)):
-        raise InputError(
-            f"{model}: its network registers images with voxels of {known} mm, and the grid has {list(spacing)}. Set "
-            "spacing to that of the network."
-        )
+    parser = _bundle(model, "registration", device, {"spacing": list(spacing)})
     parser.get_parsed_content("loader")()
     return NetworkRegistration(parser.get_parsed_content("network"), parser.get_parsed_content("inferer"))
+
+
+def load_learned_atlas(
+    model: str,
+    spatial_size: Sequence[int],
+    spacing: Sequence[float],
+    label_names: Mapping[Any, str],
+    device: torch.device | str,
+) -> LearnedAtlas:
+    """Load a trained Atlas-ISTN, of whose atlas the results shall be.
+
+    Args:
+        model: folder that its training wrote.
+        spatial_size: of the grid on which labels are fused.
+        spacing: of that grid, in mm.
+        label_names: of these labels.
+        device: for its network.
+
+    Raises:
+        InputError: there is none, it cannot be used, or its grid or its labels are others.
+    """
+    wanted = {"spatial_size": list(spatial_size), "spacing": list(spacing), "label_names": dict(label_names)}
+    parser = _bundle(model, "inference", device, wanted)
+    parser.get_parsed_content("loader")()
+    return LearnedAtlas(parser.get_parsed_content("network"), parser.get_parsed_content("inferer"))
 
 
 def learned_vote(network: SimilarityNetwork, path: str, most: int = 0) -> LearnedVote:
@@ -131,6 +151,21 @@ def vote_net(network: VoteNet, path: str, fusion: LabelFusion) -> PredictedTrust
     """
     _load(network, path)
     return PredictedTrust(network, fusion)
+
+
+def _bundle(model: str, name: str, device: torch.device | str, wanted: Mapping[str, Any]) -> ConfigParser:
+    """A configuration of the bundle that a training wrote, whose settings have to be those that are wanted."""
+    config = Path(model) / "configs" / f"{name}.yaml"
+    if not config.is_file():
+        raise InputError(f"{config}: no such file. Expected the folder that a training wrote, with configs and models.")
+    parser = ConfigParser()
+    parser.read_config(str(config))
+    parser["bundle_root"], parser["device"], parser["handlers"] = model, device, []
+    for key, value in wanted.items():
+        found = parser.get_parsed_content(key)
+        if found != value:
+            raise InputError(f"{model}: it was trained with {key} {found}, here it is {value}. Set it to that.")
+    return parser
 
 
 def _load(network: nn.Module, path: str) -> None:
