@@ -13,7 +13,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.bundle import ConfigWorkflow
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from atlas_istn.errors import input_error_behind
 from inference_runs import centred, ellipsoids, picture
@@ -93,6 +94,27 @@ def test_images_are_segmented_in_their_own_space_and_scored(data: Path) -> None:
     rows = list(csv.DictReader((data / "scores" / "metrics.csv").open()))
     assert {row["result"] for row in rows} == {"fused"}
     assert min(float(row["dice"]) for row in rows) > 0.8
+
+
+def test_a_refinement_compares_what_the_network_of_a_model_sees(data: Path) -> None:
+    itn: dict[str, Any] = {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3}
+    itn |= {"channels": [2, 4], "strides": [2]}
+    weights = ConfigParser({"itn": itn}).get_parsed_content("itn").state_dict()
+    torch.save({f"itn.{name}": value for name, value in weights.items()}, data / "model.pt")
+    settings = {"itn": itn, "ckpt_path": str(data / "model.pt"), "deformable_registration": None}
+    settings |= {"atlas_refinement#coarse": {2: 3}, "itn_activation": {"_target_": "torch.nn.Softmax", "dim": 1}}
+    workflow = prepare("segmentation", data, (), ("multi_atlas_refine",), **settings)
+    workflow.run()
+    inferer = workflow.parser.get_parsed_content("inferer")
+    assert inferer.label_weight == 3.0
+    probabilities = inferer.segmenter(torch.rand(2, 1, 24, 24, 24))
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, 24, 24, 24))
+    assert (data / "out" / "target" / "target_seg.nii.gz").is_file()
+
+    torch.save({"itn.other.weight": torch.zeros(1)}, data / "model.pt")
+    with pytest.raises(RuntimeError) as caught:
+        prepare("segmentation", data, (), ("multi_atlas_refine",), **settings).run()
+    assert "another network" in str(input_error_behind(caught.value))
 
 
 def test_atlases_that_cannot_be_used_are_all_named_and_one_alone_is_told(data: Path) -> None:

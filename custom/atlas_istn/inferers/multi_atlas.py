@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from ..errors import InputError
 from ..fusion.atlases import WarpedAtlases
 from ..fusion.base import LabelFusion
 from ..networks import AtlasISTN, PairISTN
@@ -26,7 +27,7 @@ from .fused_target import LearnedAtlas
 from .pair import PairInferer
 from .result import AtlasNote, Result
 
-__all__ = ["AtlasSet", "MultiAtlasInferer", "NetworkRegistration"]
+__all__ = ["AtlasSet", "MultiAtlasInferer", "NetworkRegistration", "Segmenter"]
 
 
 class AtlasSet(nn.Module):
@@ -105,6 +106,42 @@ class NetworkRegistration:
         """Register images ``[n, C, *shape]`` to one ``[1, C, *shape]``, on the grid of the network's voxel size."""
         pairs = torch.cat([moving, fixed.expand(len(moving), *fixed.shape[1:])], dim=1)
         return self.inferer.infer(pairs, self.network.eval()).transform
+
+
+class Segmenter:
+    """The ITN of a trained model, by whose predictions registrations are refined (IS).
+
+    Args:
+        itn: the network.
+        weights: returns its weights; called when the first image is segmented.
+        activation: of its output; None for none.
+
+    Raises:
+        InputError: on calling, if the weights are those of another network.
+    """
+
+    def __init__(
+        self, itn: nn.Module, weights: Callable[[], Mapping[str, Tensor]], activation: nn.Module | None = None
+    ) -> None:
+        self.itn = itn.eval()
+        self.weights = weights
+        self.activation = activation or nn.Identity()
+        self._ready = False
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Soft labelmaps ``[B, Nc, *shape]`` of images ``[B, C, *shape]``, one at a time."""
+        if not self._ready:
+            try:
+                self.itn.load_state_dict(dict(self.weights()))
+            except RuntimeError as error:
+                raise InputError(
+                    "segmenter: the model has another network than the configuration describes. Use the data config "
+                    f"that it was trained with ({str(error).splitlines()[-1].strip()})."
+                ) from error
+            self.itn.to(images.device)
+            self._ready = True
+        with torch.no_grad():
+            return torch.cat([self.activation(self.itn(one[None]).float()) for one in images]).clamp(0.0, 1.0)
 
 
 class _Warped(NamedTuple):

@@ -147,6 +147,8 @@ MULTI_ATLAS = {
     "fusion": Setting("how labels are fused", "component"),
     "affine_registration": Setting("registration that every atlas begins with", "component"),
     "deformable_registration": Setting("registration that follows; null: none", "component", optional=True),
+    "segmenter": Setting("network whose predictions a refinement compares; null: none", "component", optional=True),
+    "label_weight": _from_zero("α of these predictions"),
     "atlas_refinement": Setting("registration of what is registered, at last; null: none", "component", optional=True),
 }
 
