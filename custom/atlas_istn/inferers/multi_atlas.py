@@ -50,14 +50,15 @@ class AtlasSet(nn.Module):
     labels: Tensor
     atlas_labels: Tensor
     atlas_image: Tensor
-    stn: Any = None
-    locator: Any = None
+    stn: Any
+    locator: Any
 
     def __init__(self, spatial_size: Sequence[int], num_classes: int, spacing: Sequence[float]) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.spacing = tuple(spacing)
         self.names: tuple[str, ...] = ()
+        self.stn = self.locator = None
         self.register_buffer("images", torch.empty(0, 1, *spatial_size))
         self.register_buffer("labels", torch.empty(0, *spatial_size, dtype=torch.int16))
         self.register_buffer("atlas_labels", torch.zeros(1, num_classes, *spatial_size))
