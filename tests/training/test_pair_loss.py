@@ -12,6 +12,7 @@ import torch
 from atlas_istn.errors import InputError
 from atlas_istn.networks import AdditiveNet, PairISTN, PairTransformerNetwork
 from atlas_istn.registration.regularisers import mean_squared_gradient
+from atlas_istn.registration.similarity import MultiscaleDice, correlation
 from atlas_istn.registration.transformations import Affine, Deformation
 from atlas_istn.spatial import warp
 from atlas_istn.training.pair_loss import PairLoss
@@ -85,6 +86,18 @@ def test_two_way_consistent_objective_is_that_of_the_paper() -> None:
     found = loss(parts, torch.cat([moving, fixed], dim=1))
     smoothness = sum(mean_squared_gradient(field, [1.0, 1.0]).mean() for field in parts["state"][0].chunk(2, dim=1))
     torch.testing.assert_close(found, two_way + 0.2 * consistency + 0.3 * smoothness)
+
+
+def test_structures_may_be_compared_by_another_error_than_images() -> None:
+    """DIS of MAS-refine: correlation of the images, Dice of the structures."""
+    net, parts, structures = example("b_spline")
+    dice = MultiscaleDice([0], [1.0, 1.0])
+    weights = {"images": 1.0, "structures": 3.0}
+    found = PairLoss(net, weights, correlation, structure_similarity=dice)(parts, structures)
+    transform = net.transform(parts["state"], parts["moving"])
+    moving, fixed = structures.chunk(2, dim=1)
+    expected = correlation(transform.to_fixed(parts["moving"]), parts["fixed"])
+    torch.testing.assert_close(found, (expected + 3.0 * dice(transform.to_fixed(moving), fixed)).mean())
 
 
 def test_what_makes_no_sense_is_refused() -> None:

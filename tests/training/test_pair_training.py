@@ -32,9 +32,19 @@ def train(folder: Path, dim: int = 2, variant: str = "istn_e", transformation: s
     return folder / "out"
 
 
-@pytest.mark.parametrize("variant", ["stn_u", "stn_s", "istn_e", "istn_i"])
-def test_each_objective_is_an_override(tmp_path: Path, variant: str) -> None:
-    out = train(tmp_path, variant=variant)
+@pytest.mark.parametrize(
+    ("variant", "transformation"),
+    [
+        ("stn_u", ""),
+        ("stn_s", ""),
+        ("istn_e", ""),
+        ("istn_i", ""),
+        ("two_way_consistent", "displacements"),
+        ("di", "velocity"),
+    ],
+)
+def test_each_objective_is_an_override(tmp_path: Path, variant: str, transformation: str) -> None:
+    out = train(tmp_path, variant=variant, transformation=transformation)
     state = torch.load(out / "models" / "model.pt", weights_only=True)
     assert any(name.startswith("itn.") for name in state) == variant.startswith("istn")
     assert (out / "itn_evolution.png").exists()
@@ -63,7 +73,9 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path: Path) -> None
 
 
 def test_pairs_drawn_from_images_train_too(tmp_path: Path) -> None:
-    train(tmp_path, train_list="training", random_pairs=3, max_epochs=1, merge_structures=False)
+    drawn = {"train_list": "training", "random_pairs": 3, "val_list": "training", "val_random_pairs": 2}
+    out = train(tmp_path, **drawn, max_epochs=1, merge_structures=False)
+    assert len([path for path in (out / "validation").iterdir() if "__" in path.name]) == 2
 
 
 def test_pairs_without_structures_are_refused_by_all_objectives_but_u(tmp_path: Path) -> None:

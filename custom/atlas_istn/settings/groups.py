@@ -120,6 +120,7 @@ LEARNING = (
     *ARCHITECTURE,
     "structure_reader",
     "pair_similarity",
+    "structure_similarity",
     "pair_regulariser",
     "preprocessing",
     "optimizer",

@@ -47,6 +47,7 @@ class PairLoss(nn.Module):
         network: the network being trained; its transformation model is read, its weights are not.
         weights: of the errors, by these names; one that is missing is 0.
         similarity: L, per-case error of two images.
+        structure_similarity: in its place where structures are compared with structures; default the same.
         regulariser: penalty of the displacement on its own grid.
 
     Attributes:
@@ -63,6 +64,7 @@ class PairLoss(nn.Module):
         weights: Mapping[str, float],
         similarity: Similarity = squared_error,
         regulariser: Regulariser = mean_squared_gradient,
+        structure_similarity: Similarity | None = None,
     ) -> None:
         super().__init__()
         known = (*_ERRORS, "lambda")
@@ -73,6 +75,7 @@ class PairLoss(nn.Module):
             raise InputError(f"pair_loss_weights: expected weights of {', '.join(known)}, found {found}.")
         self.network = network
         self.similarity = similarity
+        self.structure_similarity = structure_similarity or similarity
         self.regulariser = regulariser
         self.epoch = 0
         self.terms: dict[str, Tensor] = {}
@@ -101,8 +104,8 @@ class PairLoss(nn.Module):
         transform = self.network.transform(output["state"], moving)
         if any(self.weights[name] > 0 for name in _OF_STRUCTURES):
             soi_moving, soi_fixed = self._structures(structures, moving)
-            pairs["structures"] = [Pair(soi_moving, soi_fixed, self.similarity)]
-            pairs["backward"] = [Pair(soi_moving, soi_fixed, self.similarity, backward=True)]
+            pairs["structures"] = [Pair(soi_moving, soi_fixed, self.structure_similarity)]
+            pairs["backward"] = [Pair(soi_moving, soi_fixed, self.structure_similarity, backward=True)]
             pairs["implicit"] = [Pair(moving, soi_fixed, self.similarity), Pair(soi_moving, fixed, self.similarity)]
             if self.weights["explicit"] > 0:
                 others["explicit"] = [self.similarity(moving, soi_moving), self.similarity(fixed, soi_fixed)]
@@ -110,8 +113,8 @@ class PairLoss(nn.Module):
                 there_and_back = transform.to_moving(transform.to_fixed(soi_moving))
                 back_and_there = transform.to_fixed(transform.to_moving(soi_fixed))
                 others["invertible"] = [
-                    self.similarity(there_and_back, soi_moving),
-                    self.similarity(back_and_there, soi_fixed),
+                    self.structure_similarity(there_and_back, soi_moving),
+                    self.structure_similarity(back_and_there, soi_fixed),
                 ]
         active = {name: found for name, found in pairs.items() if self.weights[name] > 0}
         terms: dict[str, Tensor] = {}

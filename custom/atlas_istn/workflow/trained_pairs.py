@@ -68,7 +68,10 @@ class TrainedPairs(TrainedBundle):
 
     def _register(self) -> dict[str, Any]:
         """Scores of the validation list, see `Evaluation.summary`."""
-        parser = self._parser("registration", output_dir=str(self.root / "validation"))
+        drawn = {name: self.config[f"val_{name}"] for name in ("random_pairs", "moving_list")}
+        parser = self._parser(
+            "registration", output_dir=str(self.root / "validation"), seed=self.config["seed"], **drawn
+        )
         parser["handlers"] = []  # before anything is made: a change makes the parser forget what it has made
         scorer, writer = (parser.get_parsed_content(name) for name in ("scorer", "writer"))
         evaluator = parser.get_parsed_content("evaluator")
