@@ -141,6 +141,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for image in (folder / "SCANS" / "images").iterdir():
         image.rename(folder / "SCANS" / image.name)
     (folder / "SCANS" / "images").rmdir()
+    for name, case in (("A", CASES[0]), ("B", CASES[1])):
+        shutil.copy(folder / "SCANS" / f"{case}.nii.gz", folder / f"{name}.nii.gz")
     return folder
 
 
