@@ -1,12 +1,15 @@
 # Copyright 2026 The Atlas-ISTN bundle developers
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Label fusion beside that of ANTs on the same warps, and how time and memory grow.
+r"""Label fusion beside that of ANTs on the same warps, and how time and memory grow.
 
     python benchmarks/label_fusion.py agree DATA WORK --peers peers/bin/python
     python benchmarks/label_fusion.py grow
+    python benchmarks/label_fusion.py compare bundle/configs/inference.yaml DATA.yaml bundle/configs/multi_atlas.yaml \
+        --dataset_dir DATA
 
 `agree` warps the first atlases of the training list onto the first cases of the validation list, once, and fuses them;
-`label_fusion_peers.py` says what the other environment needs. Both run on one thread; seconds are those of the CPU.
+`label_fusion_peers.py` says what the other environment needs. `compare` fuses the warps of a configuration in every
+way, on its grid. All run on one thread; seconds are those of the CPU.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 from scipy.ndimage import binary_dilation
 
 from atlas_istn.fusion.atlases import WarpedAtlases
@@ -31,7 +35,7 @@ from atlas_istn.fusion.joint import JointLabelFusion
 from atlas_istn.fusion.staple import Staple
 from atlas_istn.fusion.vote import LocallyWeightedVote, PluralityVote
 
-__all__ = ["agree", "grow", "main"]
+__all__ = ["agree", "compare", "grow", "main"]
 
 _PEERS = Path(__file__).with_name("label_fusion_peers.py")
 _FUSIONS: dict[str, LabelFusion] = {
@@ -116,6 +120,38 @@ def once(size: int, atlases: int, search: int) -> None:
     print(f"{size:5}³{atlases:9}{len(fused.voxels):9}{seconds:9.2f}{given:10.1f}{more:9.1f}")
 
 
+def compare(files: list[str], **settings: object) -> None:
+    """Print Dice, label by label and on the whole, of every fusion of the same warps."""
+    parser = ConfigParser()
+    parser.read_config(files)
+    parser.update({**settings, "device": "$torch.device('cpu')"})
+    parser.get_parsed_content("loader").load()
+    atlases, inferer, prepare, cases = (
+        parser.get_parsed_content(name) for name in ("network", "inferer", "atlas_preprocessing", "cases")
+    )
+    values = np.arange(1, atlases.num_classes)
+    rows: dict[str, list[list[float]]] = defaultdict(list)
+    seconds = 0.0
+    for number, case in enumerate(cases, start=1):
+        data = prepare({key: case[key] for key in ("image", "label")})
+        image, truth = (torch.as_tensor(data[key]).as_subclass(torch.Tensor) for key in ("image", "label"))
+        begin = time.process_time()
+        with torch.no_grad():
+            warped = inferer.warp(image[None].float(), atlases)[0]
+        seconds += time.process_time() - begin
+        for name, fusion in _FUSIONS.items():
+            fused, used = _timed(fusion, warped)
+            rows[name].append([*_dice(fused.labels.numpy(), truth[0].numpy(), values), used])
+        sys.stderr.write(f"{case['case']} {number} of {len(cases)}\n")
+    print(f"{len(cases)} cases, {len(atlases.labels)} atlases; registration {seconds / len(cases):.2f} CPU-s a case")
+    means = {name: np.nanmean(figures, axis=0) for name, figures in rows.items()}
+    vote = means["vote"][:-1]
+    print(f"{'':18}{'mean Dice':>10}{'least label':>12}{'labels ≥ vote':>15}{'CPU-s':>8}")
+    for name, mean in means.items():
+        better = f"{(mean[:-1] >= vote).sum()} of {len(vote)}"
+        print(f"{name:18}{np.nanmean(mean[:-1]):10.3f}{np.nanmin(mean[:-1]):12.3f}{better:>15}{mean[-1]:8.2f}")
+
+
 def _timed(fusion: LabelFusion, atlases: WarpedAtlases, mask: torch.Tensor | None = None) -> tuple[Fused, float]:
     begin = time.process_time()
     fused = fusion(atlases, mask)
@@ -124,7 +160,7 @@ def _timed(fusion: LabelFusion, atlases: WarpedAtlases, mask: torch.Tensor | Non
 
 def _dice(first: np.ndarray, second: np.ndarray, values: np.ndarray) -> list[float]:
     both = [((first == value), (second == value)) for value in values]
-    return [2 * float((a & b).sum()) / float(a.sum() + b.sum()) for a, b in both]
+    return [2 * float((a & b).sum()) / float(a.sum() + b.sum()) if (a | b).any() else np.nan for a, b in both]
 
 
 def _run(command: list[str]) -> str:
@@ -146,6 +182,11 @@ def main() -> None:
     agreeing.add_argument("--cases", type=int, default=10)
     growing = commands.add_parser("grow")
     growing.add_argument("--search", type=int, default=1)
+    comparing = commands.add_parser("compare")
+    comparing.add_argument("configs", nargs="+")
+    comparing.add_argument("--dataset_dir", required=True)
+    comparing.add_argument("--list", default="test")
+    comparing.add_argument("--data_list_file", default="")
     single = commands.add_parser("once")
     for name in ("size", "atlases", "search"):
         single.add_argument(name, type=int)
@@ -154,6 +195,11 @@ def main() -> None:
     if arguments.command == "agree":
         arguments.work.mkdir(parents=True, exist_ok=True)
         agree(arguments.dataset, arguments.work, arguments.peers, arguments.atlases, arguments.cases)
+    elif arguments.command == "compare":
+        lists = {"dataset_dir": arguments.dataset_dir, "test_list": arguments.list}
+        finding = {"_target_": "atlas_istn.io.cases.find_cases", "with_labels": True, "list_name": "@test_list"}
+        finding |= {"dataset_dir": "@dataset_dir", "data_list_file": "@data_list_file"}
+        compare(arguments.configs, **lists, data_list_file=arguments.data_list_file or None, cases=finding)
     elif arguments.command == "grow":
         grow(arguments.search)
     else:
