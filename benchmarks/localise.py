@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,6 @@ from atlas_istn.data.localise import MISSING, Localised, box_centre
 from atlas_istn.errors import input_error_behind
 from atlas_istn.inferers.target import disagreement
 from atlas_istn.io.cases import find_cases
-from atlas_istn.io.loading import label_classes, read_volume
 from atlas_istn.io.outputs import write_csv
 
 LARGER, SHIFT, TURN, SCALES, CUT = 1.7, 1 / 3, 20.0, (0.8, 1.25), 0.3
@@ -150,7 +150,11 @@ def main() -> None:
     config = ConfigParser()
     config.read_config(str(arguments.work / "configs" / "evaluate.yaml"))
     config["ckpt_path"] = str(arguments.work / "models" / "model.pt")
-    dim, values = config.get_parsed_content("spatial_dims"), config.get_parsed_content("label_values")
+    if not config["localise"] or config["in_channels"] > 1:
+        sys.exit(f"{arguments.work}: expected a model of one channel that was trained with localise, found another.")
+    dim = config.get_parsed_content("spatial_dims")
+    read = config.get_parsed_content("reference").transforms[0]
+    config["pixel_size"] = None  # variants are NIfTI files, which state it
     found = [transform for transform in config.get_parsed_content("preprocessing").transforms if transform]
     until = next(n for n, transform in enumerate(found) if isinstance(transform, Localised)) + 1
     look = Compose(found[:until])
@@ -164,14 +168,11 @@ def main() -> None:
         lists = config.get_parsed_content("data_list_file")
         return find_cases(str(arguments.data), name, with_labels=True, data_list_file=lists)
 
-    usual = np.mean(
-        [_relative(oriented(label_classes(read_volume(c["label"], dim), values))) for c in cases("training")], 0
-    )
+    usual = np.mean([_relative(oriented(read(case)["label"])) for case in cases("training")], 0)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for number, case in enumerate(cases(arguments.list)):
-            scan = oriented(read_volume(case["image"], dim))
-            label = oriented(label_classes(read_volume(case["label"], dim), values))
+            scan, label = (oriented(volume) for volume in map(read(case).get, ("image", "label")))
             random = np.random.default_rng(1000 + number)
             for variant in variants(case["case"], scan, label, arguments.variants, number):
                 path, world = stored(variant, Path(folder) / "scan.nii.gz", random)
@@ -246,14 +247,11 @@ class Segmenter:
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> None:
     whole = [row for row in rows if row["truly_missing"] == 0]
-    off = np.array([row["off"] for row in whole if row["found"]])
-    constant = np.array([row["constant_off"] for row in whole if row["found"]])
     print("| complete scans | found | centre off, median | greatest | constant centre off, median | greatest |")
     print("| --- | --- | --- | --- | --- | --- |")
-    print(
-        f"| {len(whole)} | {len(off)} | {np.median(off):.2f} | {off.max():.2f} "
-        f"| {np.median(constant):.2f} | {constant.max():.2f} |"
-    )
+    columns = [[row[name] for row in whole if row["found"]] for name in ("off", "constant_off")]
+    figures = [f"{np.median(column):.2f} | {max(column):.2f}" if column else "- | -" for column in columns]
+    print("|", " | ".join([str(len(whole)), str(len(columns[0])), *figures]), "|")
     pairs = [(row["dice"], row["dice_true_centre"]) for row in whole if "dice" in row]
     if pairs:
         print("Dice where it was found, and about the true centre: {:.3f}, {:.3f}".format(*np.mean(pairs, axis=0)))

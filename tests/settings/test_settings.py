@@ -193,6 +193,18 @@ def test_settings_that_contradict_each_other_are_refused(config: dict[str, Any],
         check_settings(config)
 
 
+def test_what_a_part_does_not_take_is_refused_with_the_nearest_and_its_place() -> None:
+    handlers = [{"_target_": "LrScheduleHandler", "lr_scheduler": None, "print_lrs": False}]
+    optimizer = {"_target_": "torch.optim.Adam", "params": "$[]", "learning_rate": 0.1}
+    anything = {"_target_": "torch.optim.NoSuchThing", "a": 1}  # MONAI will say so
+    with pytest.raises(InputError) as caught:
+        check_settings({"optimizer": optimizer, "train": {"handlers": handlers, "trainer": anything}})
+    lines = sorted(str(caught.value).splitlines()[1:])
+    assert len(lines) == 2
+    assert lines[0].startswith("  optimizer#learning_rate: not taken there. Expected params, lr, betas")
+    assert lines[1] == "  train#handlers#0#print_lrs: not taken there. Did you mean print_lr?"
+
+
 def test_what_a_data_configuration_adds_and_refers_to_is_known() -> None:
     check_settings({"my_channels": [8, 16], "stn": {"_target_": "Stn", "channels": "@my_channels"}, "_meta_": {}})
     check_settings({"my_members": 3, "itn": "$[@my_members]"})

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 
 from ..errors import InputError, show_input_errors
+from .components import unknown_arguments
 from .groups import FREE_ON_RESUME, LEARNING, OF_MODEL, OF_REFINEMENT, PARTS, PREPARATION
 from .kinds import NotAllowedError, Setting
 from .table import NESTED, SETTINGS
@@ -200,6 +201,7 @@ def check_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         if top in converted:
             converted[top] = _read_within(converted[top], keys, place, setting, problems)
     _check_together(converted, problems)
+    problems += [_not_taken(*found) for found in unknown_arguments(dict(config), ComponentLocator())]
     if problems:
         number = f"{len(problems)} settings are" if len(problems) > 1 else "a setting is"
         raise InputError(f"{number} wrong:\n" + "\n".join(f"  {problem}" for problem in problems))
@@ -234,6 +236,11 @@ def _read_within(part: Any, keys: Sequence[str], place: str, setting: Setting, p
 def _unknown(place: str, name: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"{place}: unknown, and nothing refers to it." + (f" Did you mean {near[0]}?" if near else "")
+
+
+def _not_taken(place: str, name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"{place}: not taken there. " + (f"Did you mean {near[0]}?" if near else f"Expected {', '.join(known)}.")
 
 
 def _check_together(settings: Mapping[str, Any], problems: list[str]) -> None:

@@ -79,8 +79,8 @@ def make_ensemble(
     write_json(asdict(Population.of([], fingerprint(model))), model.with_name("quality.json"))
     bundle.describe({})
     sys.stdout.write(
-        f"{root} is a bundle: the mean of {len(members)} ITNs, and the atlas of {leader}. It is not calibrated; with a "
-        "list of labelled cases, best such that no member has seen:\n"
+        f"The mean of {len(members)} ITNs and the atlas of {leader}, not calibrated. With a list of labelled cases, "
+        "best such that no member has seen:\n"
         f"python -m monai.bundle run calibrate --config_file {root}/configs/calibrate.yaml --test_list LIST\n"
     )
 
