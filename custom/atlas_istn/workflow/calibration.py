@@ -203,13 +203,15 @@ class Calibration:
         """Run all cases and their copies; a case that cannot be prepared is left out, with a warning."""
         self.network.eval()
         found: list[Sample] = []
+        reason = "the list is empty"
         for case in tqdm(_evenly(self.data, MOST_CASES), desc=title):
             try:
                 found += self._samples_of(case)
             except Exception as error:  # whatever a reader or transform raises, the other cases go on
-                logger.warning("%s is left out of the calibration: %s", case["case"], message_of(error))
+                reason = message_of(error)
+                logger.warning("%s is left out of the calibration: %s", case["case"], reason)
         if not found:
-            raise InputError("calibration: no case of the list can be used. Choose another list with test_list.")
+            raise InputError(f"calibration: no case of the list can be used, the last because of this: {reason}")
         return found
 
     def _samples_of(self, case: Mapping[str, str]) -> list[Sample]:
