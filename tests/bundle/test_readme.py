@@ -42,6 +42,9 @@ TINY = {
 """Workflow or command → what makes it small."""
 
 
+PAGES = ("bundle/docs/registration.md", "bundle/docs/multi_atlas.md")
+
+
 def readme_commands(page: str = "README.md") -> list[str]:
     """The commands of this package and its bundle in a page, in order, on one line each."""
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -79,7 +82,9 @@ def config_file(name: str) -> Path:
     return ROOT / name
 
 
-@pytest.mark.parametrize("command", [*readme_commands(), *readme_commands("bundle/docs/registration.md")])
+@pytest.mark.parametrize(
+    "command", [*readme_commands(), *(command for page in PAGES for command in readme_commands(page))]
+)
 def test_a_command_is_understood_and_its_ids_exist(command: str) -> None:
     module, (name, *arguments) = arguments_of(command)
     if module == "atlas_istn":
