@@ -69,3 +69,27 @@ def test_no_iterations_are_the_one_pass(ring: Callable[..., torch.Tensor]) -> No
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(InputError, match="parameters or weights"):
         PairInferer("field")
+
+
+def test_structures_of_the_user_move_what_images_do_not_show(ring: Callable[..., torch.Tensor]) -> None:
+    net = network(MODELS["shear"], 2)
+    blank = torch.rand(1, 1, *SHAPES[2]).expand(1, 2, -1, -1)  # nothing has moved
+    moving, fixed = ring(SHAPES[2])[:, 1:], ring(SHAPES[2], shift=2.0)[:, 1:]
+    structures = torch.cat([moving, fixed], dim=1)
+    results = [PairInferer(iterations=60, structures=weight).infer(blank, net, structures) for weight in (0.0, 50.0)]
+    left, moved = ((result.transform.to_fixed(moving) - fixed).square().mean() for result in results)
+    assert moved < 0.2 * left
+
+
+def test_smoothing_finds_what_lies_apart(dim: int) -> None:
+    shape = SHAPES[dim]
+    places = torch.stack(torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")).float()
+    balls = [torch.exp(-((places - centre) ** 2).sum(dim=0) / 4)[None, None] for centre in (7.0, 11.0)]
+    net = network(Affine("rigid", rate=0.02), dim)
+    errors = []
+    for smoothing in ((), (4.0, 2.0)):
+        result = PairInferer(iterations=90, smoothing=smoothing, tolerance=0.0).infer(torch.cat(balls, dim=1), net)
+        errors.append(float((result.transform.to_fixed(balls[0]) - balls[1]).square().mean()))
+    start = float((balls[0] - balls[1]).square().mean())
+    assert errors[1] < 0.1 * start
+    assert errors[0] > 0.5 * start  # they do not touch, and no gradient says where to go

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..networks import PairISTN
+from ..networks.pair import split_pair
 from ..registration.objective import Objective, Pair, Regulariser, Similarity
 from ..registration.optimise import Fit, Phase, Retarget, Settling, optimise
 from ..registration.parameters import NetworkWeights, Parameters
@@ -93,6 +94,8 @@ class PairInferer:
             0 for the whole number of iterations.
         patience: see `tolerance`.
         amp: run the convolutions in bf16.
+        structures: weight of the error of the structures of interest, for pairs that have them at test time; 0 leaves
+            them to the scores, as the paper does.
         smoothing: standard deviations in voxels of Gaussians, widest first: both representations are smoothed by each
             of them for an equal share of the iterations, and not at all for the last share. For pairs that lie far
             apart and are registered without a network.
@@ -112,6 +115,7 @@ class PairInferer:
         tolerance: float = 2e-3,
         patience: int = 10,
         amp: bool = False,
+        structures: float = 0.0,
         smoothing: Sequence[float] = (),
     ) -> None:
         if mode not in _MODES:
@@ -124,14 +128,17 @@ class PairInferer:
         self.regularisation = regularisation
         self.settling = Settling(tolerance, patience)
         self.amp = amp
+        self.structures = structures
         self.smoothing = tuple(smoothing)
 
-    def infer(self, pair: Tensor, network: PairISTN) -> PairResult:
+    def infer(self, pair: Tensor, network: PairISTN, structures: Tensor | None = None) -> PairResult:
         """Register a batch of pairs.
 
         Args:
             pair: ``[B, 2 C, *shape]``, the channels of the moving images first.
             network: stays as it is.
+            structures: of the moving and, behind them, of the fixed images, ``[B, 2 K, *shape]``; what they count,
+                the weight says.
         """
         begin = time.perf_counter()
         with torch.inference_mode(False), torch.no_grad():
@@ -139,14 +146,16 @@ class PairInferer:
             with torch.autocast(pair.device.type, dtype=torch.bfloat16, enabled=self.amp):
                 parts = network.parts(pair)
             moving, fixed, state = parts["moving"], parts["fixed"], parts["state"]
-            fit = self._refine(network, moving, fixed, state)
+            fit = self._refine(network, moving, fixed, state, structures if self.structures > 0 else None)
             transform = network.transform(fit.state, moving)
             one_pass = network.transform(state, moving)
             start = self.similarity(moving, fixed)
         seconds = (time.perf_counter() - begin) / len(pair)
         return PairResult(transform, seconds, one_pass, moving, fixed, fit, start)
 
-    def _refine(self, network: PairISTN, moving: Tensor, fixed: Tensor, state: tuple[Tensor, ...]) -> Fit:
+    def _refine(
+        self, network: PairISTN, moving: Tensor, fixed: Tensor, state: tuple[Tensor, ...], structures: Tensor | None
+    ) -> Fit:
         together = self.mode == "parameters"
         cases = [slice(None)] if together else [slice(i, i + 1) for i in range(len(moving))]
         fits = []
@@ -158,14 +167,19 @@ class PairInferer:
                 images = torch.cat([moving[case], fixed[case]], dim=1)
                 build = network.transformation.build(network.grid(moving))
                 parameters = NetworkWeights(network.predictor(moving), images, self.learning_rate, build, self.amp)
-            objectives = [self._objective(moving[case], fixed[case], sigma) for sigma in (*self.smoothing, 0.0)]
+            mine = [] if structures is None else [self._structure_pair(structures[case])]
+            objectives = [self._objective(moving[case], fixed[case], sigma, mine) for sigma in (*self.smoothing, 0.0)]
             fits.append(optimise(parameters, objectives[0], self._phases(objectives), self.settling))
         return Fit.cat(fits)
 
-    def _objective(self, moving: Tensor, fixed: Tensor, sigma: float) -> Objective:
+    def _structure_pair(self, structures: Tensor) -> Pair:
+        moving, fixed = split_pair(plain(structures))
+        return Pair(moving, fixed, squared_error, weight=self.structures)
+
+    def _objective(self, moving: Tensor, fixed: Tensor, sigma: float, more: Sequence[Pair]) -> Objective:
         if sigma > 0:
             moving, fixed = _smoothed(moving, sigma), _smoothed(fixed, sigma)
-        return Objective([Pair(moving, fixed, self.similarity)], self.regulariser)
+        return Objective([Pair(moving, fixed, self.similarity), *more], self.regulariser)
 
     def _phases(self, objectives: Sequence[Objective]) -> list[Phase]:
         """A phase for each objective, the last of which has the iterations that division leaves over."""

@@ -125,6 +125,7 @@ PAIRS = {
             "lambda": _from_zero("λ of the regulariser"),
         },
     ),
+    "refine_structures": _from_zero("weight of the structures that a pair has at test time"),
     "refine_pairs": _text("what is refined of a pair", "parameters", "weights"),
     "refine_tolerance": _share("improvement in 10 iterations below which a pair has settled"),
 }

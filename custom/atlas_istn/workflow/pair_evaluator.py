@@ -84,10 +84,12 @@ class PairEvaluator(SupervisedEvaluator):
         """Register a batch, and leave in the state what the postprocessing makes of it."""
         engine, state = self, self.state
         engine.network.eval()
-        result: PairResult = self.inferer.infer(batchdata[Keys.IMAGE].to(state.device), engine.network)
+        label = batchdata.get(Keys.LABEL)
+        structures = None if label is None else label.to(state.device)
+        result: PairResult = self.inferer.infer(batchdata[Keys.IMAGE].to(state.device), engine.network, structures)
         state.output = {Keys.IMAGE: batchdata[Keys.IMAGE], "objective": result.fit.loss}
-        if Keys.LABEL in batchdata:
-            moving, fixed = split_pair(batchdata[Keys.LABEL].to(state.device))
+        if structures is not None:
+            moving, fixed = split_pair(structures)
             one_pass = result.one_pass or result.transform
             warped = {"pred": result.transform.to_fixed(moving), "one_pass": one_pass.to_fixed(moving)}
             state.output |= {Keys.LABEL: fixed, "identity": moving, **warped}
