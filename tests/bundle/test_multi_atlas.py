@@ -90,6 +90,14 @@ def test_images_are_segmented_in_their_own_space_and_scored(data: Path) -> None:
         overlap = 2 * ((truth == value) & (labels == value)).sum() / ((truth == value).sum() + (labels == value).sum())
         assert overlap > 0.85
 
+    before, again = (out / "target.json").stat().st_mtime_ns, {"resume": True}
+    prepare("segmentation", data, **again).run()
+    assert (out / "target.json").stat().st_mtime_ns == before
+    label = nib.load(data / "labels/fine.nii")
+    write_nifti(data / "labels/fine.nii", np.roll(np.asarray(label.dataobj), 1, axis=0), label.affine)
+    prepare("segmentation", data, **again).run()
+    assert (out / "target.json").stat().st_mtime_ns > before
+
     prepare("evaluate", data, ("evaluate",), output_dir=str(data / "scores"), deformable_registration=None).run()
     rows = list(csv.DictReader((data / "scores" / "metrics.csv").open()))
     assert {row["result"] for row in rows} == {"fused"}
@@ -122,6 +130,10 @@ def test_atlases_that_cannot_be_used_are_all_named_and_one_alone_is_told(data: P
     prepare("segmentation", data, atlases="1", **settings).run()
     report = json.loads((data / "out" / "target" / "target.json").read_text())
     assert report["warnings"] == ["one atlas alone: there is nothing to fuse"]
+
+    prepare("segmentation", data, test_list="training", output_dir=str(data / "own"), **settings).run()
+    report = json.loads((data / "own" / "fine" / "fine.json").read_text())
+    assert report["warnings"] == ["the atlas fine is this very image: leave it out to judge the result"]
 
     for name, value in (("plain", 0), ("fine", 9)):
         path = data / "labels" / f"{name}.nii"

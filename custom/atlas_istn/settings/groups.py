@@ -33,6 +33,7 @@ PARTS = (
     "displayable_configs",
     "structure_names",
     "join_pairs",
+    "atlas_cases",
     "atlas_preprocessing",
     "predicted_registration",
     "learned_atlas",

@@ -47,6 +47,7 @@ RESULTS = {"itn": "itn", "one_pass": "one_pass", "pred": "refine"}
 
 
 _NO_COLUMNS = ("volume_unit", "channels", KEY)  # of a report, in the summary
+_SAME = 1 - 1e-5  # correlation of an image with itself, but for rounding
 _LIKE = 0.3  # correlation of image and registered atlas, below which they have little in common
 LARGER = "the image is larger than the model's grid: what lies outside it was not segmented"
 
@@ -276,7 +277,8 @@ def _atlas_warnings(case: CaseResult) -> list[str]:
     warnings = ["one atlas alone: there is nothing to fuse"] if len(notes) == 1 else []
     if max(note.ncc for note in notes) < _LIKE:
         warnings.append("no atlas looks like the image: other contrast, or other anatomy, or no overlap")
-    return warnings
+    itself = [note.atlas for note in notes if note.ncc > _SAME]
+    return [*warnings, *(f"the atlas {name} is this very image: leave it out to judge the result" for name in itself)]
 
 
 def _flat(report: Mapping[str, Any]) -> dict[str, Any]:
