@@ -15,9 +15,10 @@ from atlas_istn.inferers.multi_atlas import AtlasSet, MultiAtlasInferer, Network
 from atlas_istn.inferers.pair import PairInferer
 from atlas_istn.inferers.result import Result
 from atlas_istn.networks import AtlasISTN, PairISTN, PairTransformerNetwork
+from atlas_istn.registration.objective import Similarity
 from atlas_istn.registration.register import Registration
 from atlas_istn.registration.regularisers import bending_energy
-from atlas_istn.registration.similarity import correlation
+from atlas_istn.registration.similarity import MutualInformation, correlation
 from atlas_istn.registration.transformations import Affine, Deformation
 from atlas_istn.spatial import warp
 
@@ -112,10 +113,11 @@ def test_a_refinement_is_drawn_by_what_a_network_sees(dim: int) -> None:
     assert dice(both.segmentation[0], truth) > start + 0.15
 
 
-def test_the_most_similar_atlases_are_taken_whatever_their_order() -> None:
+@pytest.mark.parametrize("similarity", [correlation, MutualInformation()])
+def test_the_most_similar_atlases_are_taken_whatever_their_order(similarity: Similarity) -> None:
     image, _ = subject(2, 0.5)
     other = torch.rand(1, *SHAPES[2]), torch.ones(SHAPES[2], dtype=torch.long)
-    few = MultiAtlasInferer(affine(), JointLabelFusion(1, 0), atlases=2)
+    few = MultiAtlasInferer(affine(), JointLabelFusion(1, 0), atlases=2, similarity=similarity)
     result = few.infer(image[None], atlas_set(2, other, subject(2, 0.0), other, subject(2, 1.0)))
     assert [note.atlas for note in result.atlases[0]] == ["atlas_1", "atlas_3"]
     parts = MultiAtlasInferer(affine(), JointLabelFusion(1, 0), atlases=2, at_once=1)

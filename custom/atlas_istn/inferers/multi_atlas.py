@@ -169,7 +169,7 @@ class MultiAtlasInferer(SegmentationInferer):
         label_weight: α of these.
         label_similarity: of these; as eq. (5) prints it by default.
         atlases: how many of the most similar are taken; 0 for all.
-        similarity: error of atlas and target behind the affine map, by which they are chosen and reported.
+        similarity: error of atlas and target behind the affine map, by which they are chosen.
         at_once: atlases that are registered at a time; the working memory grows with it.
         predicted: registers in place of `affine` and `deformable`.
         learned: the atlas of a model, registered to the fused labels; None for the fused labels themselves.
@@ -240,7 +240,7 @@ class MultiAtlasInferer(SegmentationInferer):
         fused = self.fusion(warped)
         soft = image.new_zeros(atlases.num_classes, *warped.shape)
         soft[fused.values.long()] = fused.soft()
-        likeness = 1.0 - self.similarity(cast(Tensor, warped.images), image)
+        likeness = 1.0 - correlation(cast(Tensor, warped.images), image)
         notes = [
             AtlasNote(
                 atlases.names[index],

@@ -21,7 +21,7 @@ class AtlasNote(NamedTuple):
 
     Attributes:
         atlas: its name.
-        ncc: how alike it is to the image, behind its registration: by default correlation.
+        ncc: how alike it is to the image, behind its registration, by correlation.
         dice: of its labels with the fused ones, mean over labels.
         folded_fraction: share of voxels at which its map folds.
     """
