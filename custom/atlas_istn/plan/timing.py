@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..networks import Locator
+from ..training.locator import LocatorTraining
 from ..workflow.calibration import COPIES, MOST_CASES
 from .decide import Decision
 
@@ -37,11 +40,13 @@ class Costs:
         step: of a training step.
         case: to bring one case to the atlas, or to prepare a batch's case.
         refinement: of one case.
+        locator: of its whole training, where scans are larger than the grid.
     """
 
     step: float
     case: float
     refinement: float
+    locator: float = 0.0
 
 
 def batch_size(dim: int, training: int) -> int:
@@ -49,13 +54,14 @@ def batch_size(dim: int, training: int) -> int:
     return max(1, min(_BATCH[dim], training // 2))
 
 
-def measure_costs(train_config: Path, settings: Mapping[str, Any], batch: int) -> Costs:
-    """Time training steps, forward passes and a refinement with random images.
+def measure_costs(train_config: Path, settings: Mapping[str, Any], batch: int, extent: Sequence[float]) -> Costs:
+    """Time training steps, forward passes and a refinement with random images, and steps of the locator's training.
 
     Args:
         train_config: ``train.yaml``.
         settings: what the plan changes of it.
         batch: cases of a batch.
+        extent: of a usual scan along each axis of the grid, mm.
 
     Raises:
         InputError: a step needs more memory than there is.
@@ -93,7 +99,21 @@ def measure_costs(train_config: Path, settings: Mapping[str, Any], batch: int) -
         raise InputError(
             f"a training step on a grid of {size} needs more memory than there is. Train on another machine."
         ) from error
-    return Costs(seconds[0], seconds[1] / batch, seconds[2])
+    locator = parser.get_parsed_content("locator")
+    search = 0.0 if locator is None else _locator_seconds(locator, extent, parser["locator_iterations"], image.shape[1])
+    return Costs(seconds[0], seconds[1] / batch, seconds[2], search)
+
+
+def _locator_seconds(locator: Locator, extent: Sequence[float], iterations: int, channels: int) -> float:
+    """Seconds of the training of a locator, by some steps of it with random scans."""
+    shape = [max(4, round(mm / size)) for mm, size in zip(extent, locator.spacing, strict=True)]
+    foreground = torch.zeros(1, *shape)
+    foreground[..., : max(2, shape[-1] // 3)] = 1.0
+    centre = torch.tensor([n / 3 * size for n, size in zip(shape, locator.spacing, strict=True)])
+    scan = {"image": torch.rand(channels, *shape), "foreground": foreground, "centre": centre}
+    training = LocatorTraining(copy.deepcopy(locator), [], dict, "", iterations=_STEPS, quiet=True)
+    with torch.random.fork_rng():
+        return _timed(lambda: training.optimise([scan] * 2), 1) / _STEPS * iterations
 
 
 def _blocks(size: list[int], classes: int) -> torch.Tensor:
@@ -125,7 +145,7 @@ def decide_length(costs: Costs, hours: float | None, training: int, validation: 
     """
     refinements: float = (_VALIDATIONS + _EVALUATIONS) * validation
     refinements += 2 * (1 + COPIES) * min(validation, MOST_CASES) + 2 * _ATLAS_ITERATIONS * training
-    around = refinements * costs.refinement + training * costs.case
+    around = refinements * costs.refinement + training * costs.case + costs.locator
     epoch = max(training // batch, 1) * costs.step + training * costs.case
     least = (around + _EPOCHS[0] * epoch) / 3600
     epochs = int((3600 * (max(_HOURS, 1.01 * least) if hours is None else hours) - around) / epoch)
@@ -136,9 +156,10 @@ def decide_length(costs: Costs, hours: float | None, training: int, validation: 
         )
     epochs = min(epochs, _EPOCHS[1])
     took = (around + epochs * epoch) / 3600
+    search = ", locator" if costs.locator else ""
     reason = (
         f"{took:.2g} hours on this machine: {costs.step:.2g} s a step of {batch}, {costs.refinement:.2g} s a "
-        f"refinement, {around / 60:.1f} min for validation, final atlas and calibration"
+        f"refinement, {around / 60:.1f} min for validation, final atlas{search} and calibration"
     )
     settings = {"batch_size": batch, "max_epochs": epochs, "val_interval": max(1, epochs // _VALIDATIONS)}
     return Decision("length", f"{epochs} epochs, batches of {batch}", reason, settings)

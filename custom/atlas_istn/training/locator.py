@@ -116,6 +116,12 @@ class LocatorTraining:
         """Train on scans, and note what their foreground is like."""
         locator = cast(Locator, self.locator)
         _learn_shape(locator, scans)
+        self.optimise(scans)
+        _learn_volumes(locator, scans)
+
+    def optimise(self, scans: Sequence[Overview]) -> None:
+        """Take all steps of the optimisation."""
+        locator = cast(Locator, self.locator)
         share = max(float(torch.stack([scan["foreground"].mean() for scan in scans]).mean()), _LEAST_SHARE)
         weights = list(locator.parameters())
         for weight in weights:
@@ -139,7 +145,6 @@ class LocatorTraining:
         for weight in weights:
             weight.requires_grad_(False)
             weight.grad = None
-        _learn_volumes(locator, scans)
 
 
 def random_view(scan: Overview, spacing: Sequence[float], shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
