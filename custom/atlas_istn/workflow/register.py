@@ -109,6 +109,7 @@ def register(
         chosen = _choice("transformation", transformation, TRANSFORMATIONS)
         compared = _choice("similarity", similarity, SIMILARITIES)
         evaluator, writer = _without_model(pair, output_dir, chosen, compared, start, iterations or _ITERATIONS)
+    logging.getLogger("ignite").setLevel(logging.WARNING)  # its engines report every start and end
     writer.attach(evaluator)
     FailureReport().attach(evaluator)
     evaluator.run()
