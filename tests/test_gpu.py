@@ -11,6 +11,11 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from atlas_istn.data.letter_b import generate_letter_b
+from atlas_istn.fusion.atlases import WarpedAtlases
+from atlas_istn.fusion.base import LabelFusion
+from atlas_istn.fusion.joint import JointLabelFusion, VoteNetPlus
+from atlas_istn.fusion.staple import Staple
+from atlas_istn.fusion.vote import LocallyWeightedVote, PluralityVote, TrustedVote
 from support import ROOT
 
 CONFIGS = ROOT / "bundle" / "configs"
@@ -50,3 +55,17 @@ def test_a_model_is_trained_and_used_on_the_device(tmp_path: Path) -> None:
     evaluate.initialize()
     evaluate.run()
     assert len(list((tmp_path / "results").glob("*/*_seg.png"))) == 4
+
+
+@pytest.mark.parametrize(
+    "fusion", [PluralityVote(), LocallyWeightedVote(), Staple(), JointLabelFusion(), TrustedVote(), VoteNetPlus()]
+)
+def test_labels_are_fused_on_the_device_as_on_the_cpu(fusion: LabelFusion) -> None:
+    torch.manual_seed(0)
+    target = torch.randn(1, 14, 15, 16)
+    images = target + torch.randn(4, 1, 14, 15, 16)
+    parts = torch.randint(0, 3, (4, 14, 15, 16)), images, target, torch.rand(4, 14, 15, 16)
+    here = fusion(WarpedAtlases(*parts))
+    there = fusion(WarpedAtlases(*(part.cuda() for part in parts)))
+    assert there.labels.is_cuda
+    torch.testing.assert_close(there.posterior.cpu(), here.posterior, rtol=1e-3, atol=1e-4)
