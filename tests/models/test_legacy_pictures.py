@@ -12,7 +12,7 @@ import pytest
 @pytest.mark.parametrize(
     ("old", "names"),
     [
-        ("conventions", ["length_unit", "check_picture"]),
+        ("conventions", ["label_colour", "check_picture"]),
         ("evolution", ["AtlasEvolution", "draw_evolution"]),
         ("figures", ["draw_results"]),
         ("io.dicom_capture", ["write_dicom_capture", "draw_page"]),
