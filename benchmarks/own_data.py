@@ -37,8 +37,9 @@ PLANS = {
 }
 """Data set → what its plan has to be told."""
 SETS = ["letter_b", "hippocampus", *PLANS]
-TEST_LISTS = {"letter_b": "test_corrupt", "mouse_brain": "validation"}
-"""Data set → the list to score, where it is not ``test``."""
+TEST_LISTS = {"letter_b": ("validation", "test_corrupt"), "mouse_brain": ("validation",)}
+"""Data set → the lists to score, where it is not ``test`` alone."""
+RIVALS = ("unet", "tuned")
 TRIAL_EPOCHS = (2, 8)
 
 
@@ -97,8 +98,8 @@ def train_as_long(runner: Runner, name: str, configs: Sequence[str], seconds: fl
     runner.bundle(name, "training", stack, output_dir=work, bundle_root=work, resume="true", **length)
 
 
-def walk(data: Path, folder: Path, hours: float) -> None:
-    """Go the whole way with one data set, and print its table."""
+def walk(data: Path, folder: Path, hours: float, chosen: Sequence[str]) -> None:
+    """Go the whole way with one data set and the chosen of its rivals, and make its tables."""
     runner, work = Runner(folder), folder / "own"
     budget = [f"--hours={hours}"] if hours else []
     runner.run("plan", "atlas_istn", "plan", str(data), "--output_dir", str(work), *budget, *PLANS.get(data.name, []))
@@ -107,17 +108,18 @@ def walk(data: Path, folder: Path, hours: float) -> None:
     rivals = {"unet": [str(own), f"{CONFIGS}/variants/unet.yaml"]}
     if (ROOT / CONFIGS / "data" / f"{data.name}.yaml").exists():
         rivals["tuned"] = [str(own_lists(own, folder)), f"{CONFIGS}/data/{data.name}.yaml"]
+    rivals = {name: configs for name, configs in rivals.items() if name in chosen}
     for name, configs in rivals.items():
         train_as_long(runner, name, configs, seconds)
-    models = ["own", *rivals]
-    for name in models:
-        evaluate = [str(folder / name / "configs" / "evaluate.yaml")]
-        test_list = TEST_LISTS.get(data.name, "test")
-        runner.bundle(
-            f"evaluate_{name}", "evaluate", evaluate, test_list=test_list, output_dir=folder / f"{name}_scores"
+    for test_list in TEST_LISTS.get(data.name, ("test",)):
+        scores = {name: folder / f"{name}_{test_list}" for name in ("own", *rivals)}
+        for name, results in scores.items():
+            evaluate = [str(folder / name / "configs" / "evaluate.yaml")]
+            runner.bundle(f"evaluate_{results.name}", "evaluate", evaluate, test_list=test_list, output_dir=results)
+        comparison = str(folder / f"comparison_{test_list}")
+        runner.run(
+            f"compare_{test_list}", "atlas_istn", "compare", *map(str, scores.values()), "--output_dir", comparison
         )
-    scores = [str(folder / f"{name}_scores") for name in models]
-    runner.run("compare", "atlas_istn", "compare", *scores, "--output_dir", str(folder / "comparison"))
 
 
 def own_lists(own: Path, folder: Path) -> Path:
@@ -136,9 +138,11 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("output/own_data"))
     parser.add_argument("--hours", type=float, default=0, help="of each plan; by default plan's own")
     parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--rivals", default=",".join(RIVALS))
     arguments = parser.parse_args()
     for name in arguments.sets.split(","):
-        walk(arguments.data_dir.resolve() / name, arguments.output_dir.resolve() / name, arguments.hours)
+        folder = arguments.output_dir.resolve() / name
+        walk(arguments.data_dir.resolve() / name, folder, arguments.hours, arguments.rivals.split(","))
 
 
 if __name__ == "__main__":
