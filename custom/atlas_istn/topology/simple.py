@@ -106,8 +106,8 @@ def march(start: np.ndarray, goal: np.ndarray, scores: np.ndarray, unions: Itera
     padded = np.pad(scores, [(0, 0)] + [(1, 1)] * dim).reshape(len(scores), -1)
     gain = padded[wanted[waiting], waiting] - padded[flat[waiting], waiting]
     priority = dict(zip(waiting.tolist(), (-gain).tolist(), strict=True))
-    members = _members(unions, len(scores))
-    powers = 1 << np.arange(len(steps), dtype=np.int64)
+    members = _Members(unions, len(scores))
+    powers = 2.0 ** np.arange(len(steps))
     heap = [(cost, voxel) for voxel, cost in priority.items()]
     heapq.heapify(heap)
     queued = set(priority)
@@ -115,19 +115,29 @@ def march(start: np.ndarray, goal: np.ndarray, scores: np.ndarray, unions: Itera
         _, voxel = heapq.heappop(heap)
         queued.discard(voxel)
         old, new = int(flat[voxel]), int(wanted[voxel])
-        around = flat[voxel + steps]
-        changed = [inside for inside in members if inside[old] != inside[new]]
-        if not all(is_simple(int(powers[inside[around]].sum()), dim) for inside in changed):
+        around = voxel + steps
+        codes = members.changed(old, new).take(flat.take(around), axis=1) @ powers
+        if not all(is_simple(int(code), dim) for code in codes.tolist()):
             continue
         flat[voxel] = new
         del priority[voxel]
-        for neighbour in (voxel + steps).tolist():
+        for neighbour in around.tolist():
             if neighbour in priority and neighbour not in queued:
                 queued.add(neighbour)
                 heapq.heappush(heap, (priority[neighbour], neighbour))
     return labels[(slice(1, -1),) * dim].copy()
 
 
-def _members(unions: Iterable[tuple[int, ...]], num_classes: int) -> list[np.ndarray]:
-    """For each union, which classes belong to it."""
-    return [np.isin(np.arange(num_classes), union) for union in unions]
+class _Members:
+    """Which classes belong to which of the unions."""
+
+    def __init__(self, unions: Iterable[tuple[int, ...]], num_classes: int) -> None:
+        inside = [np.isin(np.arange(num_classes), union) for union in unions]
+        self.inside = np.array(inside, dtype=float).reshape(-1, num_classes)
+        self.known: dict[tuple[int, int], np.ndarray] = {}
+
+    def changed(self, old: int, new: int) -> np.ndarray:
+        """``[unions, Nc]`` of those that a voxel joins or leaves where its class changes, 1 where a class belongs."""
+        if (old, new) not in self.known:
+            self.known[old, new] = self.inside[self.inside[:, old] != self.inside[:, new]]
+        return self.known[old, new]
