@@ -7,6 +7,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -135,3 +138,71 @@ def test_a_pair_that_cannot_be_used_leaves_the_others_alone(
     rows = list(csv.DictReader((tmp_path / "out" / "summary.csv").open()))
     assert rows[0]["case"] == "case_0__case_1"
     assert "refine structure dice" in rows[0]  # absolute paths: labels are beside the images
+
+
+def files_of(folder: Path) -> dict[str, bytes | str]:
+    """Relative path → content of every file; without what the clock says."""
+    found: dict[str, bytes | str] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        text = path.read_text() if path.suffix in (".json", ".csv") else ""
+        if path.suffix == ".json":
+            content = {name: value for name, value in json.loads(text).items() if name != "seconds"}
+            found[str(path.relative_to(folder))] = json.dumps(content)
+        elif path.name == "summary.csv":
+            rows = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(text.splitlines())]
+            found[path.name] = json.dumps(rows)
+        elif path.suffix == ".h5":  # HDF5 notes when it was written
+            transform = SimpleITK.ReadTransform(str(path))
+            found[str(path.relative_to(folder))] = str(transform.GetParameters() + transform.GetFixedParameters())
+        else:
+            found[str(path.relative_to(folder))] = text or path.read_bytes()
+    return found
+
+
+@pytest.mark.parametrize("trained", [(2, "affine")], indirect=True, ids=str)
+def test_finished_pairs_are_left_as_they_are_by_content_and_settings(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    data, names = tmp_path / "data", [NAME, "case_0__case_4"]
+    shutil.copytree(trained.parent / "data", data)
+
+    def register(output: str, **more: object) -> dict[str, bytes]:
+        options = {"device": "cpu", "dataset_dir": data, "output_dir": tmp_path / output, **more}
+        run("registration", trained / "configs" / "registration.yaml", **options)
+        return {name: (tmp_path / output / name / f"{name}.json").read_bytes() for name in names}
+
+    first = register("out")
+    whole = files_of(tmp_path / "out")
+    # As if it had been killed while it wrote the second pair, whose report would have been the last.
+    for path in (tmp_path / "out" / names[1] / f"{names[1]}.json", *(tmp_path / "out").glob("*.csv")):
+        path.unlink()
+    second = register("out", resume=True)
+    assert second[NAME] == first[NAME]  # seconds and all
+    assert second[names[1]] != first[names[1]]
+    assert files_of(tmp_path / "out") == whole
+    assert register("out", resume=True) == second  # nothing to do: scores and summary are those of all
+    assert files_of(tmp_path / "out") == whole
+    # Other structures under the same name, and other settings, are done anew.
+    shutil.copyfile(data / "labelsTr" / "case_1.nii.gz", data / "labelsTr" / "case_3.nii.gz")
+    third = register("out", resume=True)
+    assert [third[name] == second[name] for name in names] == [False, True]
+    fourth = register("out", resume=True, refine_iterations=3)
+    assert all(fourth[name] != third[name] for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", [(2, "affine")], indirect=True, ids=str)
+def test_two_processes_share_the_pairs_and_end_with_one_summary(trained: Path, registered: Path) -> None:
+    files = [trained / "configs" / "registration.yaml", PAIR.parent / "multi_gpu_inference.yaml"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "monai.bundle", "run", "registration", "--config_file", str([str(file) for file in files])]
+    settings = {"landmarks_dir": "points", "score_bound": True, "bound_iterations": 5}
+    command += [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+    command += ["--output_dir", str(trained.parent / "shared")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        command, cwd=trained.parent, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert files_of(trained.parent / "shared") == files_of(registered)

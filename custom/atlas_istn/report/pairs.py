@@ -106,8 +106,8 @@ def _rank(page: PairPage) -> tuple[float, float, str]:
     return -page.report.get("folded_fraction", 0.0), page.dice.get("refine", 0.0), page.name
 
 
-def _mean(rows: dict[str, dict[str, float]], metric: str) -> float:
-    values = [row[metric] for row in rows.values() if row[metric] == row[metric]]
+def _mean(rows: dict[str, dict[str, float | None]], metric: str) -> float:
+    values = [value for row in rows.values() if (value := row[metric]) is not None]
     return sum(values) / len(values) if values else float("nan")
 
 

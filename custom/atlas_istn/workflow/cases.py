@@ -12,11 +12,20 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.data import Dataset, list_data_collate
+from monai.engines import SupervisedEvaluator
 
 from ..errors import InputError, message_of
 from ..io.channels import files_of
 
-__all__ = ["CaseDataset", "FailureReport", "collate_cases", "failing_alone", "failure_error", "reason_of"]
+__all__ = [
+    "CaseDataset",
+    "CaseEvaluator",
+    "FailureReport",
+    "collate_cases",
+    "failing_alone",
+    "failure_error",
+    "reason_of",
+]
 
 _ALIKE = 3  # failures with one reason, from which more make one line
 
@@ -58,12 +67,25 @@ def collate_cases(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**batch, "failures": failures}
 
 
+class CaseEvaluator(SupervisedEvaluator):
+    """Goes over cases one by one. ``state.failures`` lists those of the run that failed, as (case, message)."""
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Go over the data once."""
+        self.state.failures = []
+        if len(self.data_loader):
+            super().run(global_epoch)
+        else:  # all cases are finished, or fall to other processes: there is still a summary to write
+            self.fire_event(Events.STARTED)
+            self.fire_event(Events.COMPLETED)
+
+
 @contextmanager
 def failing_alone(engine: Engine, *cases: str) -> Iterator[None]:
     """Make whatever goes wrong in the block a failure of these cases, so that the others go on.
 
     Args:
-        engine: an `AtlasEvaluator`; a case that has failed already is not noted again.
+        engine: a `CaseEvaluator`; a case that has failed already is not noted again.
         cases: their names.
     """
     try:
@@ -90,7 +112,7 @@ class FailureReport:
     """Last handler: when cases failed, the run ends with a message that names them, after all others are done."""
 
     def attach(self, engine: Engine) -> None:
-        """Register with an `AtlasEvaluator`."""
+        """Register with a `CaseEvaluator`."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:

@@ -25,7 +25,7 @@ KEY = "key"
 """In the report of a case: what it was made of, so that a later run knows whether it would make the same."""
 _OF_THE_RUN = (
     *("device", "dataset_dir", "data_list_file", "test_list", "output_dir", "bundle_root", "resume", "batch_size"),
-    *("num_workers", "imports", "initialize", "finalize", "ckpt_path", "quality_path"),
+    *("num_workers", "imports", "initialize", "finalize", "ckpt_path", "quality_path", "random_pairs", "moving_list"),
 )
 """Settings that change no result."""
 
@@ -33,7 +33,7 @@ _OF_THE_RUN = (
 class Cohort:
     """What a run has to do.
 
-    A case is finished if its report says that it was made of the same image, model and settings. The processes of one
+    A case is finished if its report says that it was made of the same files, model and settings. The processes of one
     ``torchrun`` are one run: each takes its share of the cases.
 
     Args:
@@ -42,6 +42,8 @@ class Cohort:
         settings: the configuration in use, see `running_config`.
         files: what else decides the results, such as the model; those that are missing count for nothing.
         resume: leave finished cases as they are.
+        sources: keys of a case under which it has the files that its result is made of.
+        ending: of the name of a file that every finished case has, without suffix.
     """
 
     def __init__(
@@ -51,10 +53,14 @@ class Cohort:
         settings: Mapping[str, Any],
         files: Sequence[str] = (),
         resume: bool = False,
+        sources: Sequence[str] = ("image",),
+        ending: str = "_seg",
     ) -> None:
         self.all = cases
         self.output_dir = Path(output_dir)
         self.resume = resume
+        self.sources = tuple(sources)
+        self.ending = ending
         self.output_format = settings.get("output_format")
         kept = {name: value for name, value in settings.items() if name not in _OF_THE_RUN and not name.startswith("_")}
         text = json.dumps(_with_text_keys(kept), sort_keys=True, default=str)
@@ -84,20 +90,25 @@ class Cohort:
         pending.of = len(self.all)
         return pending
 
-    def key(self, source: str) -> str:
-        """Return what the result of an image, files or a folder, is made of."""
-        return hashlib.sha256(self.common + b"".join(_digest(Path(file)) for file in files_of(source))).hexdigest()
+    def key(self, case: Mapping[str, str]) -> str:
+        """Return what the result of a case is made of; of its sources, files or folders, those that it has count."""
+        made_of = hashlib.sha256(self.common)
+        for name in [name for name in self.sources if case.get(name)]:
+            for file in files_of(case[name]):
+                made_of.update(name.encode() + _digest(Path(file)))
+        return made_of.hexdigest()
 
     def reports(self) -> list[dict[str, Any]]:
         """Return the reports of all finished cases, of all processes and of earlier runs, in the order of the cases."""
         found = [(case, self._report(case)) for case in self.all]
-        return [report for case, report in found if report and report.get(KEY) == self.key(case["image"])]
+        return [report for case, report in found if report and report.get(KEY) == self.key(case)]
 
     def _is_finished(self, case: Mapping[str, str]) -> bool:
         report, folder, name = self._report(case), self.output_dir / case["case"], case["case"]
         dicom = self.output_format == "dicom_seg" and Path(case["image"]).is_dir()
-        there = (folder / f"{name}_seg.dcm").exists() if dicom else any(folder.glob(f"{name}_seg.*"))
-        return there and report.get(KEY) == self.key(case["image"])
+        file = f"{name}{self.ending}"
+        there = (folder / f"{file}.dcm").exists() if dicom else any(folder.glob(f"{file}.*"))
+        return there and report.get(KEY) == self.key(case)
 
     def _report(self, case: Mapping[str, str]) -> dict[str, Any]:
         try:

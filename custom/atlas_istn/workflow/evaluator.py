@@ -7,14 +7,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ignite.engine import Events
-from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.handlers import MeanDice, from_engine
 from monai.utils import CommonKeys as Keys
 
 from ..inferers.result import Result
-from .cases import failing_alone
+from .cases import CaseEvaluator, failing_alone
 from .results import CaseResult, to_dictionary
 
 __all__ = ["AtlasEvaluator", "dice_metrics"]
@@ -33,7 +31,7 @@ def dice_metrics(results: Mapping[str, str]) -> dict[str, MeanDice]:
     }
 
 
-class AtlasEvaluator(SupervisedEvaluator):
+class AtlasEvaluator(CaseEvaluator):
     """Runs an inferer of ours on every batch, and has its whole result pass the postprocessing.
 
     ``state.output`` is for MONAI's handlers and transforms: `to_dictionary` of the result, with the label where the
@@ -49,15 +47,6 @@ class AtlasEvaluator(SupervisedEvaluator):
     def __init__(self, *, uncertainty: bool = False, **settings: Any) -> None:
         self.uncertainty = uncertainty  # before the handlers are attached, which may ask for it
         super().__init__(**settings)
-
-    def run(self, global_epoch: int = 1) -> None:
-        """Go over the data once."""
-        self.state.failures = []
-        if len(self.data_loader):
-            super().run(global_epoch)
-        else:  # all cases are finished, or fall to other processes: there is still a summary to write
-            self.fire_event(Events.STARTED)
-            self.fire_event(Events.COMPLETED)
 
     def _iteration(self, engine: AtlasEvaluator, batchdata: dict[str, Any]) -> Any:
         state = engine.state

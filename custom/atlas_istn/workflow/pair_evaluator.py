@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.metrics import Average, Metric
-from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.handlers import MeanDice, from_engine
 from monai.utils import CommonKeys as Keys
@@ -18,7 +17,7 @@ from monai.utils import CommonKeys as Keys
 from ..inferers.pair import PairResult
 from ..io.pairs import SIDES
 from ..networks.pair import split_pair
-from .cases import failing_alone
+from .cases import CaseEvaluator, failing_alone
 from .pair_cases import PairCase
 
 __all__ = ["PAIR_RESULTS", "PairEvaluator", "pair_metrics"]
@@ -44,7 +43,7 @@ def pair_metrics(with_structures: bool, results: Mapping[str, str] | None = None
     }
 
 
-class PairEvaluator(SupervisedEvaluator):
+class PairEvaluator(CaseEvaluator):
     """Registers every batch of pairs by a `PairInferer`.
 
     ``state.output`` is for MONAI's handlers: under the keys of `PAIR_RESULTS` the moving structures as each result
@@ -58,11 +57,6 @@ class PairEvaluator(SupervisedEvaluator):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-
-    def run(self, global_epoch: int = 1) -> None:
-        """Go over the data once."""
-        self.state.failures = []
-        super().run(global_epoch)
 
     def _iteration(self, engine: PairEvaluator, batchdata: dict[str, Any]) -> Any:
         state = engine.state

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..data.structures import StructureReader, match_points
 from ..evaluation.metrics import score_labelmap
 from ..evaluation.scores import Evaluation
 from ..io.itk_transforms import Points
+from ..io.loading import LENGTH_UNIT
 from ..io.pairs import SIDES
 from ..io.points import read_points
 from ..io.warping import PointMap, warp_volume
@@ -45,7 +47,7 @@ class PairScorer:
         surface_dice_tolerance: in millimetres.
 
     Attributes:
-        evaluation: the rows of all pairs.
+        evaluation: the rows of all pairs, see `evaluate`.
     """
 
     def __init__(
@@ -63,16 +65,22 @@ class PairScorer:
         self.tolerance = surface_dice_tolerance
         self.evaluation = Evaluation()
 
-    def begin(self) -> None:
-        """Forget all pairs."""
+    def evaluate(self, reports: Sequence[Mapping[str, Any]]) -> Evaluation:
+        """Collect the scores of all pairs from their reports, which have what `score` returned."""
         self.evaluation = Evaluation()
+        for report in reports:
+            for result, structures in report.get("scores", {}).items():
+                rows = [{"label": name, LENGTH_UNIT: report[LENGTH_UNIT], **row} for name, row in structures.items()]
+                known = [{key: math.nan if value is None else value for key, value in row.items()} for row in rows]
+                self.evaluation.add(report["case"], result, known)
+        return self.evaluation
 
     def score(self, case: PairCase) -> dict[str, Any]:
         """Score one pair.
 
         Returns:
             ``{"scores": {result: {structure: {metric: value}}}}`` where the structures are there, ``{"tre":
-            {result: {"mean", "percentile_95", "points"}}}`` where the landmarks are.
+            {result: {"mean", "percentile_95", "points"}}}`` where the landmarks are; None for what is undefined.
 
         Raises:
             InputError: a file cannot be used.
@@ -81,13 +89,7 @@ class PairScorer:
         found: dict[str, Any] = {}
         shapes = self.structures.kind in ("labels", "maps")
         if shapes and all(Path(case.pair.get(f"{side}_structure", "")).is_file() for side in SIDES):
-            scores = self._score_structures(case, maps)
-            for result, rows in scores.items():
-                self.evaluation.add(case.case, result, rows)
-            found["scores"] = {
-                result: {row["label"]: {key: row[key] for key in ("dice", "asd", "hd95")} for row in rows}
-                for result, rows in scores.items()
-            }
+            found["scores"] = self._score_structures(case, maps)
         if all(Path(case.pair.get(f"{side}_points", "")).is_file() for side in SIDES):
             found["tre"] = self._target_errors(case, maps)
         return found
@@ -103,18 +105,18 @@ class PairScorer:
             found["bound"] = self.bound(*split_pair(case.structures), result.transform.spacing)[0]
         return found
 
-    def _score_structures(self, case: PairCase, maps: Mapping[str, PointMap]) -> dict[str, list[Row]]:
+    def _score_structures(self, case: PairCase, maps: Mapping[str, PointMap]) -> dict[str, dict[str, Row]]:
         moving, fixed = (self.structures(case.pair[f"{side}_structure"], case.images[side]) for side in SIDES)
         spacing = [float(s) for s in fixed.pixdim[: fixed.ndim - 1]]
         truth = fixed.numpy() > _BORDER
         scores = {}
         for result, points in maps.items():
             moved = warp_volume(moving, fixed, points) > _BORDER
-            scores[result] = [
-                {**row, "length_unit": case.unit}
+            scores[result] = {
+                row["label"]: {key: value if value == value else None for key, value in row.items() if key != "label"}
                 for channel, name in enumerate(self.names.values())
                 for row in score_labelmap(moved[channel], truth[channel], {1: name}, spacing, self.tolerance)
-            ]
+            }
         return scores
 
     def _target_errors(self, case: PairCase, maps: Mapping[str, PointMap]) -> dict[str, dict[str, float]]:

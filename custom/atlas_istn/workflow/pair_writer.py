@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from ..evaluation.deformation import deformation_figures, inverse_error
@@ -22,6 +23,7 @@ from ..io.warping import warp_labels, warp_volume, write_warped
 from ..networks.pair import split_pair
 from ..pictures.pair_figure import pair_figure
 from .cases import failing_alone
+from .cohort import KEY, Cohort, gathered
 from .pair_cases import PairCase
 from .pair_scorer import PairScorer
 
@@ -29,6 +31,7 @@ __all__ = ["PairWriter"]
 
 logger = logging.getLogger(__name__)
 
+_SCORES = ("dice", "asd", "hd95")  # that have a column in the summary
 _FOLDS = "the deformation folds: raise refine_lambda, or choose a velocity field"
 
 
@@ -44,12 +47,17 @@ class PairWriter:
     Args:
         output_dir: folder of the results.
         scorer: scores pairs whose truth is known; None where nothing is to be scored.
+        cohort: the pairs of the run, of which others may be finished or fall to other processes.
+
+    Attributes:
+        reports: of the pairs.
     """
 
-    def __init__(self, output_dir: str, scorer: PairScorer | None = None) -> None:
+    def __init__(self, output_dir: str, scorer: PairScorer | None = None, cohort: Cohort | None = None) -> None:
         self.output_dir = Path(output_dir)
         self.scorer = scorer
-        self.rows: list[dict[str, Any]] = []
+        self.cohort = cohort
+        self.reports: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
         """Register with a `PairEvaluator`."""
@@ -60,9 +68,7 @@ class PairWriter:
     def begin(self) -> None:
         """Begin a run."""
         check_writable(str(self.output_dir))
-        self.rows = []
-        if self.scorer:
-            self.scorer.begin()
+        self.reports = []
 
     def _write_batch(self, engine: Engine) -> None:
         for case in engine.state.cases:
@@ -70,7 +76,7 @@ class PairWriter:
                 self.write(case)
 
     def write(self, case: PairCase) -> dict[str, Any]:
-        """Write the files of one pair, and remember its row of the summary.
+        """Write the files of one pair, its report last: a pair that has one is finished.
 
         Returns:
             The report.
@@ -93,8 +99,10 @@ class PairWriter:
         picture = pair_figure(*split_pair(case.image), case.result.transform)
         write_whole(f"{stem}_figure.png", picture.save)
         report = self.report(case)
+        if self.cohort:
+            report[KEY] = self.cohort.key(case.pair)
         write_json(report, f"{stem}.json")
-        self.rows.append(_flat(report))
+        self.reports.append(report)
         return report
 
     def _write_structures(self, case: PairCase, stem: str) -> None:
@@ -134,11 +142,15 @@ class PairWriter:
         return report
 
     def _finish(self, engine: Engine) -> None:
-        failures = engine.state.failures
+        failures = engine.state.failures = gathered(engine.state.failures)
+        if idist.get_rank() > 0:
+            return
+        if self.cohort:
+            self.reports = self.cohort.reports()
         failed = [{"case": case, "error": message} for case, message in failures]
-        write_csv([*self.rows, *failed], self.output_dir / "summary.csv")
-        logger.info("results of %d pairs in %s", len(self.rows), self.output_dir)
-        if self.scorer and self.scorer.evaluation.rows:
+        write_csv([*map(_flat, self.reports), *failed], self.output_dir / "summary.csv")
+        logger.info("results of %d pairs in %s", len(self.reports), self.output_dir)
+        if self.scorer and self.scorer.evaluate(self.reports).rows:
             for case, message in failures:
                 self.scorer.evaluation.add_failure(case, message)
             self.scorer.evaluation.write(self.output_dir)
@@ -151,9 +163,9 @@ def _point_suffix(path: Path) -> str:
 
 def _flat(report: Mapping[str, Any]) -> dict[str, Any]:
     """The row of a report in the summary."""
-    row = {key: value for key, value in report.items() if not isinstance(value, (dict, list))}
+    row = {key: value for key, value in report.items() if not isinstance(value, (dict, list)) and key != KEY}
     for result, structures in report.get("scores", {}).items():
-        row |= {f"{result} {name} {key}": value for name, scores in structures.items() for key, value in scores.items()}
+        row |= {f"{result} {name} {key}": scores[key] for name, scores in structures.items() for key in _SCORES}
     for result, errors in report.get("tre", {}).items():
         row |= {f"{result} tre {key}": value for key, value in errors.items()}
     return {**row, "warnings": "; ".join(report["warnings"])}

@@ -113,11 +113,11 @@ def register(
     writer.attach(evaluator)
     FailureReport().attach(evaluator)
     evaluator.run()
-    (row,) = writer.rows
+    (report,) = writer.reports
     logger.info(
         "%s: objective %.4g, before %.4g; %.4g %% folded; %.2f s",
-        *(pair["case"], row["objective_after"], row["objective_identity"], 100 * row["folded_fraction"]),
-        row["seconds"],
+        *(pair["case"], report["objective_after"], report["objective_identity"], 100 * report["folded_fraction"]),
+        report["seconds"],
     )
 
 
@@ -137,7 +137,7 @@ def _with_model(
     parser.read_config(str(config))
     weights = path if path.is_file() else root / "models" / "model.pt"
     settings: dict[str, Any] = {
-        "pairs": [dict(pair)],
+        "pairs": {"_target_": "atlas_istn.io.cases.Cases", "cases": [dict(pair)]},
         "bundle_root": str(root),
         "ckpt_path": str(weights),
         "output_dir": output_dir,

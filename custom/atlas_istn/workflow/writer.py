@@ -141,7 +141,7 @@ class CaseWriter:
             write_registration(transform, case.grid_affine, folder / f"{name}_registration.npz")
         report = self.report(case)
         if self.cohort:
-            report[KEY] = self.cohort.key(case.source)
+            report[KEY] = self.cohort.key({"image": case.source})
         write_json(report, folder / f"{name}.json")
         self.summary.append(_flat(report))
 
