@@ -17,6 +17,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from atlas_istn.errors import input_error_behind
+from atlas_istn.report import write_report
 from inference_runs import centred, ellipsoids, picture
 from support import ROOT, write_nifti
 
@@ -74,7 +75,7 @@ def prepare(
 
 
 def test_images_are_segmented_in_their_own_space_and_scored(data: Path) -> None:
-    prepare("segmentation", data).run()
+    prepare("segmentation", data, write_atlas_maps=True).run()
     out = data / "out" / "target"
     image, found = nib.load(data / "images/target.nii"), nib.load(out / "target_seg.nii.gz")
     assert found.shape == image.shape
@@ -90,7 +91,16 @@ def test_images_are_segmented_in_their_own_space_and_scored(data: Path) -> None:
         overlap = 2 * ((truth == value) & (labels == value)).sum() / ((truth == value).sum() + (labels == value).sum())
         assert overlap > 0.85
 
-    before, again = (out / "target.json").stat().st_mtime_ns, {"resume": True}
+    maps = {name: nib.load(out / f"target_{name}.nii.gz") for name in ("agreement", "winner", "atlas_1", "atlas_3")}
+    assert {found.shape for found in maps.values()} == {image.shape}
+    agreement, winner = (np.asarray(maps[name].dataobj).round(3) for name in ("agreement", "winner"))
+    assert agreement[0, 0, 0] == 1
+    assert set(np.unique(winner)) == {0, 1, 2, 3}
+    assert not winner[agreement == 1].any()
+    write_report(data / "out", data)
+    assert "the atlas that weighs most" in (data / "out" / "report.html").read_text(encoding="utf-8")
+
+    before, again = (out / "target.json").stat().st_mtime_ns, {"resume": True, "write_atlas_maps": True}
     prepare("segmentation", data, **again).run()
     assert (out / "target.json").stat().st_mtime_ns == before
     label = nib.load(data / "labels/fine.nii")

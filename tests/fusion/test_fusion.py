@@ -136,7 +136,7 @@ def test_agreement_and_soft_labels_of_a_vote() -> None:
     fused = PluralityVote()(WarpedAtlases(labels))
     assert fused.labels.tolist() == [[7, 3], [3, 0]]  # three labels of one vote each: the smallest
     torch.testing.assert_close(fused.agreement, torch.tensor([[1, 2 / 3], [1, 1 / 3]]))
-    assert fused.winner.tolist() == [[-1, 1], [-1, 1]]
+    assert fused.winner.tolist() == [[-1, -1], [-1, 1]]  # two atlases say 3, both weigh the same; one says 0
     assert fused.values.tolist() == [0, 3, 7]
     torch.testing.assert_close(fused.soft()[:, 0, 1], torch.tensor([1 / 3, 2 / 3, 0]))
     torch.testing.assert_close(fused.soft()[:, 1, 0], torch.tensor([0.0, 1.0, 0.0]))

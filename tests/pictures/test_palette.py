@@ -29,5 +29,5 @@ def test_any_number_of_labels_has_colours_that_differ_and_stand_out(
 
 def test_every_result_has_a_title_and_a_colour() -> None:
     assert list(RESULTS) == list(RESULT_COLOURS)
-    assert [kind.title for kind in RESULTS.values()] == ["ITN", "1-pass", "refined"]
-    assert len({kind.ending for kind in RESULTS.values()}) == 3
+    assert [kind.title for kind in RESULTS.values()] == ["ITN", "fused", "1-pass", "refined"]
+    assert len({kind.ending for kind in RESULTS.values()}) == 4

@@ -27,10 +27,11 @@ from atlas_istn.io.outputs import (
     write_image,
     write_json,
     write_labelmap,
+    write_probability,
     write_transforms,
 )
 from atlas_istn.io.results import find_case_folders
-from atlas_istn.pictures.palette import ALERT, RESULT_COLOURS
+from atlas_istn.pictures.palette import ALERT, RESULT_COLOURS, atlas_colour
 from atlas_istn.pictures.planes import choose_planes
 from atlas_istn.report import write_report
 from atlas_istn.report.charts import CURVE, WIDTH, box_plot, curve
@@ -399,3 +400,39 @@ def drop_results(output: Path, full: str) -> None:
         write_json(kept | {"loss_curve": []}, folder / f"{name}.json")
     if full == "itn":
         shutil.rmtree(output / "atlas")
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("learned", [False, True], ids=["fused", "learned atlas"])
+def test_a_case_of_fused_labels_shows_its_atlases(tmp_path: Path, dim: int, learned: bool) -> None:
+    dataset, output = write_run(tmp_path, dim, scored=False)
+    suffix = ".png" if dim == 2 else ".nii.gz"
+    grid = np.diag([-1.0, -1.0, 1.0, 1.0]) if dim == 2 else atlas_grid_affine(SHAPES[dim], (1.0,) * dim)
+    if not learned:
+        drop_results(output, "itn")
+    for name in CASES:
+        folder, labels = output / name, labels_of(dim)
+        if learned:
+            (folder / f"{name}_itn{suffix}").rename(folder / f"{name}_fused{suffix}")
+        write_labelmap(labels, grid, range(3), folder / f"{name}_atlas_1{suffix}")
+        write_labelmap(np.roll(labels, 2, 0), grid, range(3), folder / f"{name}_atlas_2{suffix}")
+        write_labelmap(2 * (labels > 0), grid, range(3), folder / f"{name}_winner{suffix}")
+        write_probability(1 - 0.5 * (labels > 0), grid, folder / f"{name}_agreement{suffix}")
+        report = json.loads((folder / f"{name}.json").read_text())
+        notes = [{"atlas": f"old_{k}", "ncc": 0.9, "dice": 0.8, "wins": k - 1, "folded_fraction": 0.0} for k in (1, 2)]
+        write_json(report | {"atlases": notes}, folder / f"{name}.json")
+    write_report(output, dataset)
+    html = (output / "report.html").read_text(encoding="utf-8")
+    Page(html)
+    page = html[html.index('id="case-broken"') :]
+    page = page[: page.index("</section>")]
+    planes = 1 if dim == 2 else 3
+    for number in (1, 2):
+        assert page.count(f'<path stroke="{atlas_colour(number)}"') == planes
+    assert page.index("<td>2</td>") < page.index("<td>1</td>")  # the one that decides comes first
+    assert page.count("the atlas that weighs most") == planes
+    assert ('class="c-refine"' in page) == learned
+    winner = pixels(re.findall(r'<image class="most".*?href="(.*?)"', page)[0])
+    drawn = winner[winner[..., 3] > 0]
+    assert len(drawn)
+    assert (drawn == colour(atlas_colour(2))).all()

@@ -16,6 +16,8 @@ from .atlases import WarpedAtlases
 
 __all__ = ["Fused", "LabelFusion", "Votes", "tally"]
 
+_EQUAL = 1e-6  # difference of two weights, of 1 altogether, that is rounding
+
 
 class Votes(NamedTuple):
     """What a fusion says of M voxels.
@@ -37,7 +39,7 @@ class Fused:
         labels: label values ``[*shape]``, of the type of the atlases' labels.
         agreement: share of the atlases that have this label there, ``[*shape]``.
         winner: index of the atlas with the largest weight among those that have this label, ``[*shape]``; −1 where
-            nothing was fused.
+            nothing was fused, or where several weigh as much, as in a plurality vote.
         values: label values that occur, in ascending order, ``[L]``.
         voxels: flat indices of what was fused, ``[M]``.
         posterior: share of each of the `values` at these, ``[M, L]``.
@@ -90,7 +92,10 @@ class LabelFusion(ABC):
         agreement = (flat == labels).float().mean(dim=0)
         winner = torch.full_like(labels, -1, dtype=torch.int16)
         carries = (flat[:, voxels] == labels[voxels]).T
-        winner[voxels] = (votes.weights + carries).argmax(dim=1).to(torch.int16)
+        weights = votes.weights + carries
+        best, place = weights.max(dim=1)
+        alone = (weights > best[:, None] - _EQUAL).sum(dim=1) == 1
+        winner[voxels] = torch.where(alone, place, -1).to(torch.int16)
         shape = atlases.shape
         return Fused(
             labels.reshape(shape), agreement.reshape(shape), winner.reshape(shape), values, voxels, votes.posterior

@@ -25,7 +25,7 @@ from ..spatial import Transform, compose_displacements, jacobian_determinant, wa
 from .base import SegmentationInferer, plain
 from .fused_target import LearnedAtlas
 from .pair import PairInferer
-from .result import AtlasNote, Result
+from .result import AtlasMaps, AtlasNote, Result
 
 __all__ = ["AtlasSet", "MultiAtlasInferer", "NetworkRegistration", "Segmenter"]
 
@@ -153,6 +153,16 @@ class _Warped(NamedTuple):
     images: Tensor
 
 
+class _Segmented(NamedTuple):
+    """Of one image: posterior ``[Nc, *shape]``, notes, and the fields of `AtlasMaps`, of a batch that is left out."""
+
+    soft: Tensor
+    notes: tuple[AtlasNote, ...]
+    labels: Tensor
+    agreement: Tensor
+    winner: Tensor
+
+
 class MultiAtlasInferer(SegmentationInferer):
     """Segments images by atlases: affine, choice of the most similar, deformable, refinement, fusion.
 
@@ -173,6 +183,7 @@ class MultiAtlasInferer(SegmentationInferer):
         at_once: atlases that are registered at a time; the working memory grows with it.
         predicted: registers in place of `affine` and `deformable`.
         learned: the atlas of a model, registered to the fused labels; None for the fused labels themselves.
+        maps: keep where atlases agree, and which decides.
     """
 
     def __init__(
@@ -189,6 +200,7 @@ class MultiAtlasInferer(SegmentationInferer):
         at_once: int = 10,
         predicted: NetworkRegistration | None = None,
         learned: LearnedAtlas | None = None,
+        maps: bool = False,
     ) -> None:
         super().__init__()
         self.affine = affine
@@ -203,6 +215,7 @@ class MultiAtlasInferer(SegmentationInferer):
         self.at_once = at_once
         self.predicted = predicted
         self.learned = learned
+        self.maps = maps
 
     def infer(self, image: Tensor, network: Any) -> Result:
         """Segment images ``[B, C, *shape]`` by an `AtlasSet`, one after another.
@@ -214,11 +227,12 @@ class MultiAtlasInferer(SegmentationInferer):
         atlases = cast(AtlasSet, network)
         with torch.inference_mode(False), torch.no_grad():
             found = [self._segment(one[None], atlases) for one in plain(image)]
-        soft, notes = zip(*found, strict=True)
+        soft, notes, labels, agreement, winner = zip(*found, strict=True)
         fused = torch.stack(soft)
         result = self.learned(image, fused) if self.learned else Result(fused, 0.0)
+        maps = AtlasMaps(torch.stack(labels), torch.stack(agreement), torch.stack(winner)) if self.maps else None
         seconds = (time.perf_counter() - begin) / len(image)
-        return replace(result, seconds=seconds, atlases=tuple(notes))
+        return replace(result, seconds=seconds, atlases=tuple(notes), maps=maps)
 
     def warp(self, image: Tensor, atlases: AtlasSet) -> tuple[WarpedAtlases, Tensor, Tensor]:
         """Warp atlases onto one image ``[1, C, *shape]``.
@@ -235,22 +249,24 @@ class MultiAtlasInferer(SegmentationInferer):
         )
         return WarpedAtlases(labels, warped.images, image[0]), warped.chosen, warped.displacement
 
-    def _segment(self, image: Tensor, atlases: AtlasSet) -> tuple[Tensor, tuple[AtlasNote, ...]]:
+    def _segment(self, image: Tensor, atlases: AtlasSet) -> _Segmented:
         warped, chosen, displacement = self.warp(image, atlases)
         fused = self.fusion(warped)
         soft = image.new_zeros(atlases.num_classes, *warped.shape)
         soft[fused.values.long()] = fused.soft()
         likeness = 1.0 - correlation(cast(Tensor, warped.images), image)
+        won = fused.winner.flatten()[fused.voxels]
         notes = [
             AtlasNote(
                 atlases.names[index],
                 float(likeness[k]),
                 _dice(warped.labels[k], fused.labels),
+                float((won == k).sum()) / max(len(won), 1),
                 float((jacobian_determinant(displacement[[k]]) <= 0).float().mean()),
             )
             for k, index in enumerate(chosen.tolist())
         ]
-        return soft, tuple(notes)
+        return _Segmented(soft, tuple(notes), warped.labels, fused.agreement[None], fused.winner[None] + 1)
 
     def _register(self, image: Tensor, atlases: AtlasSet) -> _Warped:
         everyone = torch.arange(len(atlases.images), device=image.device)

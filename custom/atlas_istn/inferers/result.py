@@ -13,7 +13,7 @@ from torch import Tensor
 from ..spatial import Transform
 from ..topology import TopologyNote
 
-__all__ = ["AtlasNote", "Course", "Result"]
+__all__ = ["AtlasMaps", "AtlasNote", "Course", "Result"]
 
 
 class AtlasNote(NamedTuple):
@@ -23,13 +23,36 @@ class AtlasNote(NamedTuple):
         atlas: its name.
         ncc: how alike it is to the image, behind its registration, by correlation.
         dice: of its labels with the fused ones, mean over labels.
+        wins: share of the voxels where atlases disagree at which it weighs more than any other.
         folded_fraction: share of voxels at which its map folds.
     """
 
     atlas: str
     ncc: float
     dice: float
+    wins: float
     folded_fraction: float
+
+
+@dataclass(frozen=True)
+class AtlasMaps:
+    """Where the atlases of a batch agree, and which of them decides.
+
+    Attributes:
+        labels: class indices of each atlas, warped, ``[B, N, *shape]``.
+        agreement: share of the atlases that have the fused label, ``[B, 1, *shape]``.
+        winner: number of the atlas that weighs most, from 1 in the order of the notes, ``[B, 1, *shape]``; 0 where all
+            agree, or where several weigh as much.
+    """
+
+    labels: Tensor
+    agreement: Tensor
+    winner: Tensor
+
+    def case(self, index: int) -> AtlasMaps:
+        """Return one case, as a batch of one."""
+        one = slice(index, index + 1)
+        return AtlasMaps(self.labels[one], self.agreement[one], self.winner[one])
 
 
 @dataclass(frozen=True)
@@ -83,6 +106,7 @@ class Result:
         ensemble: mean of the soft labelmaps of several refinements, ``[B, Nc, *shape]``. It need not have the atlas's
             topology: it is for uncertainty.
         atlases: per case, of each atlas where several were fused.
+        maps: of these, if asked for.
     """
 
     segmentation: Tensor
@@ -94,6 +118,7 @@ class Result:
     topology: tuple[TopologyNote, ...] = ()
     ensemble: Tensor | None = None
     atlases: tuple[tuple[AtlasNote, ...], ...] = ()
+    maps: AtlasMaps | None = None
 
     def __len__(self) -> int:
         return len(self.segmentation)
@@ -106,4 +131,5 @@ class Result:
             for name in ("segmentation", "prediction", "one_pass", "transform", "topology", "ensemble", "atlases")
             if (value := getattr(self, name)) is not None
         }
-        return dataclasses.replace(self, **chosen, course=self.course and self.course.case(index))
+        course, maps = self.course and self.course.case(index), self.maps and self.maps.case(index)
+        return dataclasses.replace(self, **chosen, course=course, maps=maps)

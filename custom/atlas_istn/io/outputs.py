@@ -114,19 +114,23 @@ def write_labelmap(
 def write_probability(
     probability: np.ndarray, affine: np.ndarray, path: str | os.PathLike[str], like: str | os.PathLike[str] = ""
 ) -> None:
-    """Write a probability ``[*shape]`` as NIfTI, a byte for each voxel: in steps of 1/255.
+    """Write a probability ``[*shape]``, a byte for each voxel: in steps of 1/255, as NIfTI or, by the suffix, PNG.
 
     Args:
         probability: cut to 0 to 1.
-        affine: voxel to RAS world map.
-        path: ``.nii.gz``.
+        affine: voxel to RAS world map; a PNG does not keep it, and its white is 1.
+        path: ``.png`` or ``.nii.gz``.
         like: the image that was segmented, see `write_image`.
 
     Raises:
         InputError: the file cannot be written.
     """
     steps = np.iinfo(np.uint8).max
-    write_image((probability.clip(0, 1) * steps).round().astype(np.uint8), affine, path, like, slope=1 / steps)
+    values = (probability.clip(0, 1) * steps).round().astype(np.uint8)
+    if str(path).endswith(".png"):
+        write_whole(path, lambda part: Image.fromarray(values.T).save(part))
+    else:
+        write_image(values, affine, path, like, slope=1 / steps)
 
 
 def write_json(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

@@ -57,10 +57,11 @@ class ResultKind:
 
 RESULTS = {
     "itn": ResultKind("ITN", "itn"),
+    "fused": ResultKind("fused", "fused"),
     "one_pass": ResultKind("1-pass", "one_pass"),
     "refine": ResultKind("refined", FULL),
 }
-"""Name of a result, as ``metrics.csv`` and configurations have it → what it is; each builds on the one before."""
+"""Name of a result, as ``metrics.csv`` and configurations have it → what it is; each builds on one before."""
 
 
 def find_labelled_cases(dataset: Path, data_list: str, several_channels: bool = False) -> list[dict[str, str]]:
@@ -138,6 +139,8 @@ def find_case_folders(output: Path) -> list[Path]:
 def find_results(folder: Path, report: Mapping[str, Any]) -> dict[str, Path]:
     """Find the label maps of a case: a U-net's run has that of the ITN alone, and VML none that is refined.
 
+    Of a run by atlases it is that of their fused labels, to which a learned atlas may be registered.
+
     Args:
         folder: of the case.
         report: its JSON.
@@ -148,7 +151,8 @@ def find_results(folder: Path, report: Mapping[str, Any]) -> dict[str, Path]:
     Raises:
         InputError: there is no label map of the full method.
     """
-    full = "refine" if "iterations" in report else "one_pass" if is_registered(folder) else "itn"
+    unregistered = "fused" if "atlases" in report else "itn"
+    full = "refine" if "iterations" in report else "one_pass" if is_registered(folder) else unregistered
     before = list(RESULTS)[: list(RESULTS).index(full)]
     files = {name: result_file(folder, RESULTS[name].ending) for name in before}
     return {name: file for name, file in files.items() if file.is_file()} | {full: result_file(folder, FULL)}

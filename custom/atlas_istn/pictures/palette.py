@@ -9,9 +9,18 @@ from pathlib import Path
 
 from ..errors import InputError
 
-__all__ = ["ALERT", "LETTERS", "RESULT_COLOURS", "TRUTH", "check_picture", "label_colour", "line_colour"]
+__all__ = [
+    "ALERT",
+    "LETTERS",
+    "RESULT_COLOURS",
+    "TRUTH",
+    "atlas_colour",
+    "check_picture",
+    "label_colour",
+    "line_colour",
+]
 
-RESULT_COLOURS = {"itn": "#ff9a3d", "one_pass": "#5cc4ff", "refine": "#2fe08d"}
+RESULT_COLOURS = {"itn": "#ff9a3d", "fused": "#c6ff3d", "one_pass": "#5cc4ff", "refine": "#2fe08d"}
 """Name of a result → its colour."""
 TRUTH = "#ffffff"
 """Of the true labels, upon an image."""
@@ -29,6 +38,11 @@ _GOLDEN = 0.618034  # steps of it go round the circle of hues without coming nea
 def label_colour(number: int) -> str:
     """Return the colour of a label upon an image or black; ``number`` counts the labels from 0, without background."""
     return _UPON_IMAGES[number] if number < len(_UPON_IMAGES) else _hue(number, lightness=0.7)
+
+
+def atlas_colour(number: int) -> str:
+    """Return the colour of one of several atlases upon an image or black; ``number`` counts them from 1."""
+    return _hue(number, lightness=0.6)
 
 
 def line_colour(number: int) -> str:

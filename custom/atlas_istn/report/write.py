@@ -42,6 +42,7 @@ from ..pictures.palette import ALERT, RESULT_COLOURS, TRUTH, label_colour
 from ..pictures.planes import MARGIN, Plane, atlas_coordinates, choose_planes
 from ..topology import labelmap_topology
 from . import drawing
+from .atlases import AtlasPictures, AtlasRow, FusedAtlases, atlas_rows
 from .badges import fold_badges, topology_badges
 from .charts import CURVE, BoxPlot, Curve, box_plot, curve
 from .pairs import find_pair_folders, write_pair_report
@@ -67,6 +68,7 @@ class View:
     grid: str = ""
     volume: str = ""
     uncertainty: str = ""
+    atlases: AtlasPictures | None = None
     focus: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
 
@@ -85,6 +87,7 @@ class CasePage:
         dice: result → mean over labels.
         curve: of the refinement, where there was one.
         whole: whether every label has the topology that it has in the atlas.
+        atlases: whose labels were fused.
         views: one per plane.
     """
 
@@ -98,6 +101,7 @@ class CasePage:
     dice: dict[str, float]
     curve: Curve | None
     whole: bool
+    atlases: list[AtlasRow]
     views: list[View]
 
     @property
@@ -280,12 +284,17 @@ def _page(
         {result: float(np.nanmean(dice)) for result, dice in scores.items() if not np.isnan(dice).all()},
         curve(report["loss_curve"]) if report["loss_curve"] else None,
         all(kind == "good" for kind, _ in topology),
-        _views(folder, maps, source, colours),
+        atlas_rows(report),
+        _views(folder, maps, source, colours, FusedAtlases.read(folder, report, dim)),
     )
 
 
 def _views(
-    folder: Path, maps: Mapping[str, MetaTensor], source: Mapping[str, str], colours: Mapping[int, str]
+    folder: Path,
+    maps: Mapping[str, MetaTensor],
+    source: Mapping[str, str],
+    colours: Mapping[int, str],
+    atlases: FusedAtlases | None,
 ) -> list[View]:
     """Draw the planes of a case: its results, with the image and the truth where the data set has them."""
     *before, full = maps
@@ -321,6 +330,7 @@ def _views(
                 grid,
                 volume,
                 "" if entropy is None else drawing.uncertainty(plane.cut(entropy)),
+                atlases.draw(plane) if atlases else None,
                 plane.focus(plane.cut(anything)),
             )
         )

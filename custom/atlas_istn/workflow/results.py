@@ -4,14 +4,14 @@
 
 `to_dictionary` is the one place in which a result becomes a dictionary, and `CaseResult.of` the one in which what the
 postprocessing leaves there is taken up again. Keys: ``pred`` the segmentation, ``itn`` and ``one_pass`` the other soft
-labelmaps, ``uncertainty``, and ``probabilities``, a copy of ``pred`` before it becomes a labelmap; they are MONAI's and
-those of configurations.
+labelmaps, ``uncertainty``, ``probabilities``, a copy of ``pred`` before it becomes a labelmap, and `ATLAS_MAPS`; they
+are MONAI's and those of configurations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -30,7 +30,10 @@ from ..topology import TopologyNote
 from .measures import Measures, label_entropy, measure
 from .topology_transforms import NOTE
 
-__all__ = ["CaseResult", "class_indices", "native_affine", "to_dictionary"]
+__all__ = ["ATLAS_MAPS", "CaseResult", "class_indices", "native_affine", "to_dictionary"]
+
+ATLAS_MAPS = ("disagreement", "winner", "atlases")
+"""Keys of `AtlasMaps`; the first is 1 − agreement, since all atlases agree outside the model's grid, where 0 is put."""
 
 
 def to_dictionary(result: Result, image: Tensor, uncertainty: bool = False) -> dict[str, Any]:
@@ -44,6 +47,9 @@ def to_dictionary(result: Result, image: Tensor, uncertainty: bool = False) -> d
     soft = {Keys.PRED: result.segmentation, "itn": result.prediction, "one_pass": result.one_pass}
     if uncertainty:
         soft["uncertainty"] = label_entropy(result.segmentation if result.ensemble is None else result.ensemble)
+    if result.maps:
+        maps = (1.0 - result.maps.agreement, result.maps.winner, result.maps.labels)
+        soft |= dict(zip(ATLAS_MAPS, maps, strict=True))
     dressed = {key: convert_to_dst_type(value, image)[0] for key, value in soft.items() if value is not None}
     return {Keys.IMAGE: image, **dressed}
 
@@ -62,6 +68,7 @@ class CaseResult:
         uncertainty: ``[1, *native]``, if asked for.
         atlas_labels: soft labelmap of the atlas ``[1, Nc, *shape]``.
         probabilities: soft labelmap of the full method ``[Nc, *native]``, if asked for.
+        atlas_maps: key of `ATLAS_MAPS` → ``[1, *native]``, of ``atlases`` ``[N, *native]``, if asked for.
     """
 
     case: str
@@ -73,6 +80,7 @@ class CaseResult:
     uncertainty: MetaTensor | None
     atlas_labels: Tensor
     probabilities: MetaTensor | None = None
+    atlas_maps: Mapping[str, MetaTensor] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -89,6 +97,7 @@ class CaseResult:
             uncertainty=output.get("uncertainty"),
             atlas_labels=atlas_labels,
             probabilities=output.get("probabilities"),
+            atlas_maps={key: output[key] for key in ATLAS_MAPS if key in output},
         )
 
     @property

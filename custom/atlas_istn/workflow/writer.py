@@ -32,6 +32,7 @@ from ..io.registration import write_registration
 from ..networks import AtlasISTN
 from ..pictures.palette import label_colour
 from ..topology import labelmap_topology
+from .atlas_maps import write_atlas_maps
 from .cases import failing_alone
 from .cohort import KEY, Cohort, gathered
 from .faces import CutFace, cut_faces
@@ -135,6 +136,7 @@ class CaseWriter:
                     path = folder / f"{name}_probability_{self.label_values[index]}_{safe_name(label)}.nii.gz"
                     soft = np.asarray(case.probabilities[index].cpu())
                     write_probability(soft, native_affine(case.probabilities), path, case.source)
+        write_atlas_maps(case, folder, self.label_values)
         transform = case.result.transform
         if transform and self.transforms:
             write_transforms(transform, case.grid_affine, lambda direction: folder / f"{name}_{direction}.h5")
@@ -171,7 +173,7 @@ class CaseWriter:
             verdict = self.quality(case.measures, report["folded_fraction"], empty, kept, cut)
             report |= {"quality": verdict.flag, "quality_score": verdict.score, "quality_reasons": verdict.reasons}
         if case.result.atlases:
-            report["atlases"] = [note._asdict() for note in case.result.atlases[0]]
+            report["atlases"] = [_known(note._asdict()) for note in case.result.atlases[0]]
             report["warnings"] += _atlas_warnings(case)
         report["volumes"], report["volume_unit"] = self._volumes(case)
         channels = self.network.atlas_image.shape[1]
@@ -270,6 +272,11 @@ def _warnings(report: Mapping[str, Any]) -> list[str]:
         elif topology["components"] > 1:
             warnings.append(f"{name} has {topology['components']} components")
     return warnings
+
+
+def _known(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures as JSON has them, which knows no NaN."""
+    return {name: None if value != value else value for name, value in figures.items()}
 
 
 def _atlas_warnings(case: CaseResult) -> list[str]:
