@@ -69,7 +69,7 @@ def atlas_after(network: AtlasISTN, loader: Iterable[dict[str, Any]], rate: floa
     """Atlas image and labelmap after the start and one epoch."""
     builder = AtlasBuilder(network, loader, rate)
     builder.initialise()
-    builder.update()
+    builder.update(1)
     return torch.cat([network.atlas_image, network.atlas_labels], dim=1)
 
 
@@ -94,13 +94,29 @@ def test_moves_towards_the_cases_warped_by_a_known_translation(tiny_network: Bui
     half = (SHAPE[0] - 1) / 2
     network.stn = Shift(math.atanh(2 / half))
     start_image, start_labels = network.atlas_image.clone(), network.atlas_labels.clone()
-    AtlasBuilder(network, batches(cases(), 2), rate=0.25).update()
+    AtlasBuilder(network, batches(cases(), 2), rate=0.25).update(1)
     # z ∘ Φ with Φ(p) = p + 2: the rows move up by two, the last row is repeated.
     rows = [min(row + 2, SHAPE[0] - 1) for row in range(SHAPE[0])]
     expected_image = 0.75 * start_image + 0.25 * mean_of(cases(), "image")[:, :, rows]
     expected_labels = 0.75 * start_labels + 0.25 * mean_of(cases(), "label")[:, :, rows]
     torch.testing.assert_close(network.atlas_image, expected_image, rtol=0, atol=1e-5)
     torch.testing.assert_close(network.atlas_labels, expected_labels, rtol=0, atol=1e-5)
+
+
+def test_takes_the_batches_in_turn(tiny_network: Build) -> None:
+    data = cases(6)
+
+    def after(parts: int, epoch: int) -> torch.Tensor:
+        network = tiny_network(SHAPE)
+        AtlasBuilder(network, batches(data, 1), rate=1.0, parts=parts).update(epoch)
+        return network.atlas_image
+
+    # A network that deforms next to nothing: with a rate of 1 the atlas is the mean of the epoch's part.
+    for epoch in (1, 2, 3, 4):
+        own = [case for number, case in enumerate(data) if number % 3 == (epoch - 1) % 3]
+        torch.testing.assert_close(after(3, epoch), mean_of(own, "image"), rtol=0, atol=1e-3)
+    torch.testing.assert_close(after(99, 2), data[1]["image"][None], rtol=0, atol=1e-3)  # never less than a batch
+    torch.testing.assert_close(after(1, 2), mean_of(data, "image"), rtol=0, atol=1e-3)
 
 
 def test_leaves_nothing_behind_but_the_atlas(tiny_network: Build) -> None:
@@ -125,7 +141,7 @@ def test_bf16_pass_keeps_the_sum_in_float32() -> None:
     exact = atlas_after(disturbed_network(), batches(cases(), 2))
     builder = AtlasBuilder(network, batches(cases(), 2), 0.3, amp=True)
     builder.initialise()
-    builder.update()
+    builder.update(1)
     assert network.atlas_labels.dtype == torch.float32
     # bf16 convolutions change the predicted maps by a fraction of a voxel, on images of white noise.
     torch.testing.assert_close(network.atlas_labels, exact[:, 1:], rtol=0, atol=0.05)
@@ -138,8 +154,8 @@ def test_builds_at_the_first_epoch_and_moves_after_every_one(tiny_network: Build
         def initialise(self) -> None:
             calls.append("initialise")
 
-        def update(self) -> None:
-            calls.append("update")
+        def update(self, epoch: int) -> None:
+            calls.append(f"update {epoch}")
 
     def train(start_epoch: int) -> list[str]:
         calls.clear()
@@ -150,8 +166,8 @@ def test_builds_at_the_first_epoch_and_moves_after_every_one(tiny_network: Build
         engine.run([0], max_epochs=3)
         return list(calls)
 
-    assert train(0) == ["initialise", "update", "update", "update"]
-    assert train(1) == ["update", "update"]  # a resumed run brings its atlas along
+    assert train(0) == ["initialise", "update 1", "update 2", "update 3"]
+    assert train(1) == ["update 2", "update 3"]  # a resumed run brings its atlas along
 
 
 def _build_in_process(rank: int, folder: str) -> None:

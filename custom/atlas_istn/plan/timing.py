@@ -40,12 +40,14 @@ class Costs:
         step: of a training step.
         case: to bring one case to the atlas, or to prepare a batch's case.
         refinement: of one case.
+        atlas: of the atlas, for each case and epoch.
         locator: of its whole training, where scans are larger than the grid.
     """
 
     step: float
     case: float
     refinement: float
+    atlas: float
     locator: float = 0.0
 
 
@@ -101,7 +103,8 @@ def measure_costs(train_config: Path, settings: Mapping[str, Any], batch: int, e
         ) from error
     locator = parser.get_parsed_content("locator")
     search = 0.0 if locator is None else _locator_seconds(locator, extent, parser["locator_iterations"], image.shape[1])
-    return Costs(seconds[0], seconds[1] / batch, seconds[2], search)
+    case = seconds[1] / batch
+    return Costs(seconds[0], case, seconds[2], case / parser["atlas_parts"], search)
 
 
 def _locator_seconds(locator: Locator, extent: Sequence[float], iterations: int, channels: int) -> float:
@@ -146,7 +149,7 @@ def decide_length(costs: Costs, hours: float | None, training: int, validation: 
     refinements: float = (_VALIDATIONS + _EVALUATIONS) * validation
     refinements += 2 * (1 + COPIES) * min(validation, MOST_CASES) + 2 * _ATLAS_ITERATIONS * training
     around = refinements * costs.refinement + training * costs.case + costs.locator
-    epoch = max(training // batch, 1) * costs.step + training * costs.case
+    epoch = max(training // batch, 1) * costs.step + training * costs.atlas
     least = (around + _EPOCHS[0] * epoch) / 3600
     epochs = int((3600 * (max(_HOURS, 1.01 * least) if hours is None else hours) - around) / epoch)
     if epochs < _EPOCHS[0]:

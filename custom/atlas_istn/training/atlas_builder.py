@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import ignite.distributed as idist
 import torch
@@ -34,10 +36,13 @@ _LEAST_DISTANCE = 1e-3  # root mean square over a labelmap: bounds the weight of
 class AtlasBuilder:
     """Trainer handler that initialises the atlas and moves it at the end of every epoch.
 
-    At the start the atlas (image and labelmap) is the mean of the undeformed training cases. After every epoch each
-    unaugmented case is warped to atlas space in one streaming pass, and ``atlas ← (1 − η) atlas + η mean(z ∘ Φ)``.
+    At the start the atlas (image and labelmap) is the mean of the undeformed training cases. After every epoch the
+    unaugmented cases are warped to atlas space in one streaming pass, and ``atlas ← (1 − η) atlas + η mean(z ∘ Φ)``.
     Memory does not grow with the cohort. Under DDP every rank warps its share and the sums are reduced, so all ranks
     hold the same atlas.
+
+    The pass costs up to half as much as the steps of the epoch. With ``parts=4`` each epoch takes every fourth batch,
+    in turn; since the atlas forgets slowly, it is still a mean over all cases.
 
     Nothing in the paper's rule anchors shape and pose of the atlas: they stay where the first epochs leave them.
     ``shape="unbiased"`` keeps the mean of the training transforms at the identity. The mean map atlas → cohort is
@@ -55,6 +60,7 @@ class AtlasBuilder:
         network: the network whose atlas buffers are updated.
         data_loader: unaugmented training cases as ``{"image", "label"}`` batches, each case once.
         rate: η.
+        parts: epochs in which each case is warped once; 1 as in the paper.
         amp: run the convolutions of the pass in bf16.
         initial_path: file for the atlas as it was before the first epoch, ``{"image", "labels"}``; none by default.
         shape: ``"paper"`` or ``"unbiased"``.
@@ -65,7 +71,7 @@ class AtlasBuilder:
         given: the network has an atlas to begin with, that of the model it is trained on from.
 
     Raises:
-        InputError: an unknown ``shape`` or ``average``, or a ``sharpening`` out of range.
+        InputError: an unknown ``shape`` or ``average``, or a ``sharpening`` or ``parts`` out of range.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class AtlasBuilder:
         network: AtlasISTN,
         data_loader: DataLoader,
         rate: float = 0.01,
+        parts: int = 1,
         amp: bool = False,
         initial_path: str | None = None,
         shape: str = "paper",
@@ -85,9 +92,12 @@ class AtlasBuilder:
         _check_choice("atlas_average", average, ("mean", "median"))
         if not 0 <= sharpening <= 1:
             raise InputError(f"atlas_sharpening must lie between 0 and 1, found {sharpening}.")
+        if parts < 1:
+            raise InputError(f"atlas_parts must be 1 or more, found {parts}.")
         self.network = network
         self.data_loader = data_loader
         self.rate = rate
+        self.parts = parts
         self.amp = amp
         self.initial_path = initial_path
         self.shape = shape
@@ -101,7 +111,7 @@ class AtlasBuilder:
         # Not at the start of the run: a checkpoint may be loaded there, after this handler's turn.
         engine.add_event_handler(Events.EPOCH_STARTED(once=1), self.initialise)
         if not self.case:
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self.update)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: self.update(engine.state.epoch))
 
     def initialise(self) -> None:
         """Set the atlas to the mean of the undeformed cases, or to the one case.
@@ -115,9 +125,15 @@ class AtlasBuilder:
             atlas = {"image": self.network.atlas_image, "labels": self.network.atlas_labels}
             write_whole(self.initial_path, lambda part: save_tensors(atlas, part))
 
-    def update(self) -> None:
-        """Move the atlas towards the mean of the cases warped to atlas space by the 1-pass transforms."""
-        image, labels = self._mean(self._one_pass)
+    def update(self, epoch: int) -> None:
+        """Move the atlas towards the mean of the cases, or of this epoch's part, warped by the 1-pass transforms.
+
+        Args:
+            epoch: its number, from 1.
+        """
+        parts = min(self.parts, len(self.data_loader))
+        batches = itertools.islice(self.data_loader, (epoch - 1) % parts, None, parts)
+        image, labels = self._mean(self._one_pass, batches)
         self.network.atlas_image.lerp_(image, self.rate)
         self.network.atlas_labels.lerp_(labels, self.rate)
 
@@ -144,7 +160,11 @@ class AtlasBuilder:
         return self.network.transform(parts["velocity"], parts["parameters"])
 
     @torch.no_grad()
-    def _mean(self, align: Callable[[Tensor, Tensor], Transform] | None) -> tuple[Tensor, Tensor]:
+    def _mean(
+        self,
+        align: Callable[[Tensor, Tensor], Transform] | None,
+        batches: Iterable[Mapping[str, Any]] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Mean image and labelmap over the cases of all ranks, each warped by the transform that ``align`` gives."""
         network = self.network
         training = network.training
@@ -155,7 +175,7 @@ class AtlasBuilder:
         total = torch.zeros_like(torch.cat([network.atlas_image, network.atlas_labels], dim=1)[0])
         weight = torch.zeros((), device=device)
         mean_transform = _MeanTransform()
-        for batch in self.data_loader:
+        for batch in self.data_loader if batches is None else batches:
             image, labels = torch.as_tensor(batch["image"]).to(device), torch.as_tensor(batch["label"]).to(device)
             cases = torch.cat([image, labels], dim=1)
             weights = torch.ones(len(cases), device=device)
