@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -108,17 +110,65 @@ def test_transforms_of_other_tools_move_images(tmp_path: Path) -> None:
         assert (np.abs(ours - theirs) > 1e-3).mean() < 0.002  # points on the very border
 
 
+def write_dicom(folder: Path, name: str, write_series: Callable[..., np.ndarray]) -> str:
+    """The volume of `write_shifted` as a series, and its values as DICOM has them in its place; both are one image."""
+    image = nib.as_closest_canonical(nib.load(folder / f"{name}.nii.gz"))
+    voxels = (1000 + 500 * image.get_fdata()).round().astype(np.uint16)
+    nib.save(nib.Nifti1Image(voxels, image.affine), folder / f"{name}.nii.gz")
+    labels = nib.as_closest_canonical(nib.load(folder / f"{name}_labels.nii.gz"))
+    nib.save(labels, folder / f"{name}_labels.nii.gz")
+    origin = image.affine[:3, 3] * [-1, -1, 1]
+
+    def place(index: int, tags: dict[str, Any]) -> None:
+        tags["ImageOrientationPatient"] = [-1, 0, 0, 0, -1, 0]  # columns along x of RAS, rows along y
+        tags["ImagePositionPatient"] = [*origin[:2].tolist(), float(origin[2] + 2 * index)]
+        tags["PixelSpacing"] = [2, 2]
+
+    write_series(folder / "series" / name, place, voxels.transpose(2, 1, 0))
+    return str(folder / "series" / name)
+
+
+def test_dicom_series_are_registered_as_files_are(tmp_path: Path, write_series: Callable[..., np.ndarray]) -> None:
+    files = write_shifted(tmp_path, 3)
+    series = [write_dicom(tmp_path, name, write_series) for name in ("fixed", "moving")]
+    options = {"transformation": "rigid", "similarity": "ssd", "iterations": 60}
+    stems = []
+    for name, (fixed, moving) in (("files", files), ("dicom", series)):
+        labels = {"moving_labels": str(tmp_path / "moving_labels.nii.gz")}
+        register(fixed, moving, output_dir=str(tmp_path / name), **options, **labels)  # type: ignore[arg-type]
+        stems.append(tmp_path / name / "fixed__moving" / "fixed__moving")
+    assert {path.name for path in stems[0].parent.iterdir()} == {path.name for path in stems[1].parent.iterdir()}
+    theirs, ours = (SimpleITK.ReadTransform(f"{stem}_moving_to_fixed.h5") for stem in stems)
+    for point in ([30.0, -32.0, 28.0], [10.0, -50.0, 40.0]):
+        np.testing.assert_allclose(ours.TransformPoint(point), theirs.TransformPoint(point), atol=0.02)
+    # ITK reads the series and puts it where we do.
+    reader = SimpleITK.ImageSeriesReader()
+    volumes = []
+    for folder in series:
+        reader.SetFileNames(reader.GetGDCMSeriesFileNames(folder))
+        volumes.append(SimpleITK.Cast(reader.Execute(), SimpleITK.sitkFloat32))
+    expected = SimpleITK.Resample(volumes[1], volumes[0], ours, SimpleITK.sitkLinear)
+    warped = SimpleITK.Resample(
+        SimpleITK.ReadImage(f"{stems[1]}_warped.nii.gz", SimpleITK.sitkFloat32), volumes[0], SimpleITK.Transform()
+    )
+    difference = SimpleITK.GetArrayFromImage(warped) - SimpleITK.GetArrayFromImage(expected)
+    assert (np.abs(difference) > 0.5).mean() < 0.002  # points on the very border
+    assert "Secret" not in (tmp_path / "dicom" / "fixed__moving" / "fixed__moving.json").read_text()
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     fixed, moving = write_shifted(tmp_path, 2)
+    (tmp_path / "empty").mkdir()
     for options, message in (
         ({"transformation": "elastic"}, "transformation: expected one of rigid, affine"),
         ({"similarity": "mse"}, "similarity: expected one of ssd"),
         ({"model": str(tmp_path)}, "configs/registration.yaml: no such file"),
         ({"fixed_labels": "none.nii.gz"}, "none.nii.gz: no such file"),
         ({"start": "middle"}, "pair_start: expected grids or world"),
+        ({"fixed": str(tmp_path / "empty")}, "empty: no readable DICOM series"),
     ):
         with pytest.raises(InputError, match=message):
-            register(fixed, moving, output_dir=str(tmp_path / "out"), **options)  # type: ignore[arg-type]
+            register(**{"fixed": fixed, "moving": moving, "output_dir": str(tmp_path / "out"), **options})
     (tmp_path / "broken.h5").write_text("no transform")
     with pytest.raises(InputError, match=r"broken\.h5: the transform cannot be read"):
         read_point_map(tmp_path / "broken.h5")

@@ -112,7 +112,8 @@ class LoadPaird(MapTransform):
         result: dict[Hashable, Any] = {}
         points = {}
         kind = "points" if self.structures and self.structures.kind == "landmarks" else "structure"
-        there = self.strict or all(Path(data.get(f"{side}_{kind}", "")).exists() for side in SIDES)
+        files = [data.get(f"{side}_{kind}") for side in SIDES]
+        there = self.strict or all(file and Path(file).exists() for file in files)
         for side in SIDES:
             result[side] = self.readers[side]({side: data[side]})[side]
             if not there or not self.structures:
