@@ -108,6 +108,20 @@ def test_images_are_segmented_in_their_own_space_and_scored(data: Path) -> None:
     prepare("segmentation", data, **again).run()
     assert (out / "target.json").stat().st_mtime_ns > before
 
+    cache = data / "cache"
+    kept: dict[str, Any] = {
+        "atlas_cache": str(cache),
+        "deformable_registration": None,
+        "output_dir": str(data / "more"),
+    }
+    prepare("segmentation", data, **kept).run()
+    [file] = cache.iterdir()
+    written = file.stat().st_mtime_ns
+    prepare("segmentation", data, **kept, **{"fusion#search_radius": 0}).run()
+    assert [path.stat().st_mtime_ns for path in cache.iterdir()] == [written]
+    prepare("segmentation", data, **kept, **{"affine_registration#transformation#rate": 0.01}).run()
+    assert len(list(cache.iterdir())) == 2
+
     prepare("evaluate", data, ("evaluate",), output_dir=str(data / "scores"), deformable_registration=None).run()
     rows = list(csv.DictReader((data / "scores" / "metrics.csv").open()))
     assert {row["result"] for row in rows} == {"fused"}

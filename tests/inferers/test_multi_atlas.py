@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn.functional import one_hot
@@ -13,6 +15,7 @@ from atlas_istn.fusion.vote import PluralityVote
 from atlas_istn.inferers.fused_target import LearnedAtlas
 from atlas_istn.inferers.multi_atlas import AtlasSet, MultiAtlasInferer, NetworkRegistration
 from atlas_istn.inferers.pair import PairInferer
+from atlas_istn.inferers.registered import WarpCache
 from atlas_istn.inferers.result import Result
 from atlas_istn.networks import AtlasISTN, PairISTN, PairTransformerNetwork
 from atlas_istn.registration.objective import Similarity
@@ -166,3 +169,38 @@ def test_a_learned_atlas_is_registered_to_the_fused_labels(dim: int) -> None:
     atlases.show(learned)
     assert atlases.stn is learned.stn
     torch.testing.assert_close(atlases.atlas_labels, learned.atlas_labels)
+
+
+def test_warped_atlases_are_kept_and_used_for_the_same_alone(dim: int, tmp_path: Path) -> None:
+    """The registration that may not run shows that none did."""
+
+    def forbidden(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError
+
+    image = subject(dim, 1.5)[0][None]
+    atlases = atlas_set(dim, subject(dim, -2.0), subject(dim, 0.0))
+    cache = WarpCache(str(tmp_path), {"rate": 0.02})
+    first = MultiAtlasInferer(affine(), PluralityVote(), cache=cache).infer(image, atlases)
+    still = Registration(Affine(), forbidden, iterations=5)
+    again = MultiAtlasInferer(still, PluralityVote(), cache=cache).infer(image, atlases)
+    torch.testing.assert_close(again.segmentation, first.segmentation, rtol=0, atol=0)
+    assert again.atlases == first.atlases
+    MultiAtlasInferer(still, JointLabelFusion(patch_radius=1), cache=cache).infer(image, atlases)
+
+    others = [
+        (image + 1e-6, atlases, cache),
+        (image, atlas_set(dim, subject(dim, -2.0), subject(dim, 0.01)), cache),
+        (image, atlases.subset([0]), cache),
+        (image, atlases, WarpCache(str(tmp_path), {"rate": 0.03})),
+    ]
+    for target, some, kept in others:
+        with pytest.raises(RuntimeError):
+            MultiAtlasInferer(still, PluralityVote(), cache=kept).infer(target, some)
+
+    [file] = tmp_path.iterdir()
+    whole = file.read_bytes()
+    for damaged in (whole[:-100], whole[:2000] + bytes([whole[2000] ^ 1]) + whole[2001:], b""):
+        file.write_bytes(damaged)
+        once_more = MultiAtlasInferer(affine(), PluralityVote(), cache=cache).infer(image, atlases)
+        torch.testing.assert_close(once_more.segmentation, first.segmentation)
+        assert len(file.read_bytes()) == len(whole)

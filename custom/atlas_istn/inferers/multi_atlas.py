@@ -25,6 +25,7 @@ from ..spatial import Transform, compose_displacements, jacobian_determinant, wa
 from .base import SegmentationInferer, plain
 from .fused_target import LearnedAtlas
 from .pair import PairInferer
+from .registered import Registered, WarpCache
 from .result import AtlasMaps, AtlasNote, Result
 
 __all__ = ["AtlasSet", "MultiAtlasInferer", "NetworkRegistration", "Segmenter"]
@@ -184,6 +185,7 @@ class MultiAtlasInferer(SegmentationInferer):
         predicted: registers in place of `affine` and `deformable`.
         learned: the atlas of a model, registered to the fused labels; None for the fused labels themselves.
         maps: keep where atlases agree, and which decides.
+        cache: of registered atlases.
     """
 
     def __init__(
@@ -201,6 +203,7 @@ class MultiAtlasInferer(SegmentationInferer):
         predicted: NetworkRegistration | None = None,
         learned: LearnedAtlas | None = None,
         maps: bool = False,
+        cache: WarpCache | None = None,
     ) -> None:
         super().__init__()
         self.affine = affine
@@ -216,6 +219,7 @@ class MultiAtlasInferer(SegmentationInferer):
         self.predicted = predicted
         self.learned = learned
         self.maps = maps
+        self.cache = cache
 
     def infer(self, image: Tensor, network: Any) -> Result:
         """Segment images ``[B, C, *shape]`` by an `AtlasSet`, one after another.
@@ -234,12 +238,18 @@ class MultiAtlasInferer(SegmentationInferer):
         seconds = (time.perf_counter() - begin) / len(image)
         return replace(result, seconds=seconds, atlases=tuple(notes), maps=maps)
 
-    def warp(self, image: Tensor, atlases: AtlasSet) -> tuple[WarpedAtlases, Tensor, Tensor]:
-        """Warp atlases onto one image ``[1, C, *shape]``.
+    def warp(self, image: Tensor, atlases: AtlasSet) -> Registered:
+        """Warp atlases onto one image ``[1, C, *shape]``, or take them from the cache."""
+        if not self.cache:
+            return self._warp(image, atlases)
+        path = self.cache.path(image, atlases.images, atlases.labels)
+        registered = self.cache.read(path, image)
+        if not registered:
+            registered = self._warp(image, atlases)
+            self.cache.write(path, registered)
+        return registered
 
-        Returns:
-            What a fusion is made of; the indices of the atlases ``[n]``; displacements ``[n, dim, *shape]`` in voxels.
-        """
+    def _warp(self, image: Tensor, atlases: AtlasSet) -> Registered:
         warped = self._register(image, atlases)
         labels = torch.stack(
             [
@@ -247,10 +257,11 @@ class MultiAtlasInferer(SegmentationInferer):
                 for index, displacement in zip(warped.chosen, warped.displacement, strict=True)
             ]
         )
-        return WarpedAtlases(labels, warped.images, image[0]), warped.chosen, warped.displacement
+        folds = [(jacobian_determinant(one[None]) <= 0).float().mean() for one in warped.displacement]
+        return Registered(WarpedAtlases(labels, warped.images, image[0]), warped.chosen, torch.stack(folds))
 
     def _segment(self, image: Tensor, atlases: AtlasSet) -> _Segmented:
-        warped, chosen, displacement = self.warp(image, atlases)
+        warped, chosen, folded = self.warp(image, atlases)
         fused = self.fusion(warped)
         soft = image.new_zeros(atlases.num_classes, *warped.shape)
         soft[fused.values.long()] = fused.soft()
@@ -262,7 +273,7 @@ class MultiAtlasInferer(SegmentationInferer):
                 float(likeness[k]),
                 _dice(warped.labels[k], fused.labels),
                 float((won == k).sum()) / max(len(won), 1),
-                float((jacobian_determinant(displacement[[k]]) <= 0).float().mean()),
+                float(folded[k]),
             )
             for k, index in enumerate(chosen.tolist())
         ]

@@ -16,6 +16,7 @@ from .check import (
     read,
     refinement_settings,
     running_config,
+    warp_settings,
 )
 from .table import SETTINGS, Setting
 
@@ -33,4 +34,5 @@ __all__ = [
     "read",
     "refinement_settings",
     "running_config",
+    "warp_settings",
 ]

@@ -16,7 +16,7 @@ from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 
 from ..errors import InputError, show_input_errors
 from .components import unknown_arguments
-from .groups import FREE_ON_RESUME, LEARNING, OF_MODEL, OF_REFINEMENT, PARTS, PREPARATION
+from .groups import FREE_ON_RESUME, LEARNING, OF_MODEL, OF_REFINEMENT, OF_WARPS, PARTS, PREPARATION
 from .kinds import NotAllowedError, Setting
 from .table import NESTED, SETTINGS
 
@@ -33,6 +33,7 @@ __all__ = [
     "references",
     "refinement_settings",
     "running_config",
+    "warp_settings",
 ]
 
 _REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
@@ -87,9 +88,22 @@ def model_settings(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     Returns:
         Id → value, as JSON has it.
     """
-    config = running_config() if config is None else config
+    return _with_references(OF_MODEL, running_config() if config is None else config)
+
+
+def warp_settings() -> dict[str, Any]:
+    """Choose from the configuration that is running what decides how atlases are registered.
+
+    Returns:
+        Id → value, as JSON has it.
+    """
+    return _with_references(OF_WARPS, running_config())
+
+
+def _with_references(ids: Sequence[str], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Some ids of a configuration and all that they refer to, as JSON has them."""
     chosen: dict[str, Any] = {}
-    names = [name for name in OF_MODEL if name in config]
+    names = [name for name in ids if name in config]
     while names:
         name = names.pop()
         chosen[name] = config[name]

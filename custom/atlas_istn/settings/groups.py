@@ -10,6 +10,7 @@ __all__ = [
     "LEARNING",
     "OF_MODEL",
     "OF_REFINEMENT",
+    "OF_WARPS",
     "PARTS",
     "PREPARATION",
 ]
@@ -36,6 +37,7 @@ PARTS = (
     "atlas_cases",
     "atlas_preprocessing",
     "predicted_registration",
+    "warp_cache",
     "learned_atlas",
     "fusion_network",
     "fusion_draws",
@@ -116,6 +118,19 @@ OF_REFINEMENT = (
     "refine_trust",
 )
 """What decides how the results of a refinement usually look: `workflow.quality` compares it with its calibration."""
+
+OF_WARPS = (
+    "spacing",
+    "affine_registration",
+    "deformable_registration",
+    "predicted_registration",
+    "atlas_refinement",
+    "segmenter",
+    "label_weight",
+    "atlases",
+    "atlas_similarity",
+)
+"""What decides how atlases are registered, and which of them are taken."""
 
 LEARNING = (
     *ARCHITECTURE,

@@ -146,6 +146,7 @@ MULTI_ATLAS = {
     "atlases": _count("atlases that are fused, the most similar ones; 0: all"),
     "atlas_similarity": Setting("error of image and registered atlas, by which atlases are chosen", "component"),
     "write_atlas_maps": _truth("write where atlases agree, which of them decides, and the labels of each"),
+    "atlas_cache": _text("folder that keeps the warped atlases of each image, for another fusion; empty: none"),
     "atlases_at_once": _count("atlases that are registered at a time", 1),
     "fusion": Setting("how labels are fused", "component"),
     "affine_registration": Setting("registration that every atlas begins with", "component"),

@@ -26,6 +26,7 @@ KEY = "key"
 _OF_THE_RUN = (
     *("device", "dataset_dir", "data_list_file", "test_list", "output_dir", "bundle_root", "resume", "batch_size"),
     *("num_workers", "imports", "initialize", "finalize", "ckpt_path", "quality_path", "random_pairs", "moving_list"),
+    "atlas_cache",
 )
 """Settings that change no result."""
 
