@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -90,3 +92,34 @@ def test_pairs_without_structures_are_refused_by_all_objectives_but_u(tmp_path: 
         train(tmp_path, structures="none")
     assert "useless" in str(input_error_behind(caught.value))
     train(tmp_path, variant="stn_u", structures="none", overwrite=True)
+
+
+@pytest.mark.slow
+def test_two_processes_train_together_and_resume(tmp_path: Path) -> None:
+    """Both runs end with the same weights, and the first process makes a bundle of all validation pairs."""
+    write_pairs(tmp_path / "data", 2, count=6)
+    own = write_config(tmp_path / "own.yaml", 2)
+    configs = [PAIR / "train.yaml", PAIR / "transformations" / "affine_velocity.yaml", own]
+    configs.append(PAIR.parent / "multi_gpu_train.yaml")
+
+    def train_together(name: str, **more: object) -> Path:
+        settings = {**QUICK, "dataset_dir": tmp_path / "data", "output_dir": tmp_path / name, **more}
+        del settings["device"]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        command += ["-m", "monai.bundle", "run", "training", "--config_file", str([str(path) for path in configs])]
+        command += [text for key, value in settings.items() for text in (f"--{key}", str(value))]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return tmp_path / name
+
+    whole = train_together("whole")
+    halves = train_together("halves", max_epochs=1)
+    assert train_together("halves", resume=True) == halves
+    first, second = (
+        torch.load(out / "checkpoints" / "checkpoint_2.pt", weights_only=True)["network"] for out in (whole, halves)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert len([path for path in (halves / "validation").iterdir() if "__" in path.name]) == 2
+    assert (halves / "models" / "model.pt").is_file()
+    assert (halves / "configs" / "metadata.json").is_file()

@@ -24,7 +24,10 @@ from ..io.outputs import world_transforms
 from ..io.pairs import SIDES
 from ..spatial import Transform
 
-__all__ = ["PairCase", "PairDataset", "collate_pairs"]
+__all__ = ["ALONE", "PairCase", "PairDataset", "collate_pairs"]
+
+ALONE = {"cohort": None, "dataset#data": "@pairs"}
+"""Settings of ``registration.yaml`` with which this process registers all pairs, whatever others do."""
 
 
 class PairDataset(Dataset):

@@ -47,7 +47,8 @@ class PairWriter:
     Args:
         output_dir: folder of the results.
         scorer: scores pairs whose truth is known; None where nothing is to be scored.
-        cohort: the pairs of the run, of which others may be finished or fall to other processes.
+        cohort: the pairs of the run, of which others may be finished or fall to other processes; None where this
+            process has all of them.
 
     Attributes:
         reports: of the pairs.
@@ -142,10 +143,11 @@ class PairWriter:
         return report
 
     def _finish(self, engine: Engine) -> None:
-        failures = engine.state.failures = gathered(engine.state.failures)
-        if idist.get_rank() > 0:
-            return
+        failures = engine.state.failures
         if self.cohort:
+            failures = engine.state.failures = gathered(failures)
+            if idist.get_rank() > 0:
+                return
             self.reports = self.cohort.reports()
         failed = [{"case": case, "error": message} for case, message in failures]
         write_csv([*map(_flat, self.reports), *failed], self.output_dir / "summary.csv")

@@ -27,7 +27,7 @@ from ..registration.regularisers import mean_squared_gradient
 from ..registration.similarity import LocalCorrelation, MutualInformation, correlation, squared_error
 from ..registration.transformations import Affine, Deformation, Transformation
 from .cases import FailureReport
-from .pair_cases import PairDataset, collate_pairs
+from .pair_cases import ALONE, PairDataset, collate_pairs
 from .pair_evaluator import PairEvaluator
 from .pair_scorer import PairScorer
 from .pair_writer import PairWriter
@@ -137,7 +137,8 @@ def _with_model(
     parser.read_config(str(config))
     weights = path if path.is_file() else root / "models" / "model.pt"
     settings: dict[str, Any] = {
-        "pairs": {"_target_": "atlas_istn.io.cases.Cases", "cases": [dict(pair)]},
+        **ALONE,
+        "pairs": [dict(pair)],
         "bundle_root": str(root),
         "ckpt_path": str(weights),
         "output_dir": output_dir,

@@ -16,6 +16,7 @@ from ..io.outputs import write_json
 from ..models.provenance import check_model_file
 from ..settings.stack import PAIR
 from .metadata import copied_metadata, data_set_name
+from .pair_cases import ALONE
 from .trained_bundle import TrainedBundle
 
 __all__ = ["TrainedPairs"]
@@ -70,7 +71,7 @@ class TrainedPairs(TrainedBundle):
         """Scores of the validation list, see `Evaluation.summary`."""
         drawn = {name: self.config[f"val_{name}"] for name in ("random_pairs", "moving_list")}
         parser = self._parser(
-            "registration", output_dir=str(self.root / "validation"), seed=self.config["seed"], **drawn
+            "registration", output_dir=str(self.root / "validation"), seed=self.config["seed"], **drawn, **ALONE
         )
         parser["handlers"] = []  # before anything is made: a change makes the parser forget what it has made
         scorer, writer = (parser.get_parsed_content(name) for name in ("scorer", "writer"))
