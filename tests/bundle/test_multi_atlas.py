@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from atlas_istn.errors import input_error_behind
@@ -139,7 +140,7 @@ def test_a_refinement_compares_what_the_network_of_a_model_sees(data: Path) -> N
     workflow.run()
     inferer = workflow.parser.get_parsed_content("inferer")
     assert inferer.label_weight == 3.0
-    probabilities = inferer.segmenter(torch.rand(2, 1, 24, 24, 24))
+    probabilities = inferer.segmenter(torch.rand(2, 1, 24, 24, 24), ["", ""])
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, 24, 24, 24))
     assert (data / "out" / "target" / "target_seg.nii.gz").is_file()
 
@@ -147,6 +148,49 @@ def test_a_refinement_compares_what_the_network_of_a_model_sees(data: Path) -> N
     with pytest.raises(RuntimeError) as caught:
         prepare("segmentation", data, (), ("multi_atlas_refine",), **settings).run()
     assert "another network" in str(input_error_behind(caught.value))
+
+
+def fold(folder: Path, data: Path, number: int, *trained: str) -> str:
+    """The folder of a training of a cross-validation: what of its configurations is read, and a model."""
+    itn: dict[str, Any] = {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3}
+    itn |= {"channels": [2, 4], "strides": [2]}
+    names = {0: "background", 1: "anterior", 2: "posterior"}
+    network = {"_target_": "atlas_istn.networks.AtlasISTN", "itn": "@itn", "stn": None, "num_classes": 3}
+    loader = {"_target_": "atlas_istn.models.loading.ModelLoader", "network": "@network"}
+    inference = {"spatial_size": [24, 24, 24], "spacing": [1.0, 1.0, 1.0], "label_names": names, "itn": itn}
+    inference |= {"network": network | {"spatial_size": "@spatial_size"}}
+    inference |= {"loader": loader | {"path": "$@bundle_root + '/models/model.pt'"}}
+    root = folder / f"fold_{number}"
+    (root / "configs").mkdir(parents=True)
+    (root / "models").mkdir()
+    (root / "configs" / "inference.yaml").write_text(yaml.safe_dump(inference))
+    entries = json.loads((data / "dataset.json").read_text())["training"]
+    mine = [entry for entry in entries if Path(entry["image"]).stem in trained]
+    (root / "dataset.json").write_text(json.dumps({"root": str(data), "mine": mine}))
+    training = {"dataset_dir": str(data), "train_list": "mine", "data_list_file": str(root / "dataset.json")}
+    (root / "configs" / "train.yaml").write_text(yaml.safe_dump(training))
+    weights = ConfigParser(inference).get_parsed_content("network").state_dict()
+    torch.save(weights, root / "models" / "model.pt")
+    return str(root)
+
+
+def test_atlases_are_seen_by_the_folds_that_were_not_trained_with_them(data: Path, tmp_path: Path) -> None:
+    folds = [fold(tmp_path, data, 0, "plain", "turned"), fold(tmp_path, data, 1, "fine")]
+    settings = {"deformable_registration": None, "atlas_refinement#coarse": {2: 3}, "segmenter_folds": folds}
+    workflow = prepare("segmentation", data, (), ("multi_atlas_refine",), **settings)
+    workflow.run()
+    segmenter = workflow.parser.get_parsed_content("segmenter")
+    sources = workflow.parser.get_parsed_content("network").sources
+    image = torch.rand(1, 1, 24, 24, 24)
+    seen = [segmenter(image, [source]) for source in ("", *sources)]
+    first, second = (part.segment(image).clamp(0, 1) for part in segmenter.folds)
+    expected = [(first + second) / 2, first, second, second]  # new; fine, plain, turned
+    for one, other in zip(seen, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+    with pytest.raises(RuntimeError) as caught:
+        prepare("segmentation", data, (), ("multi_atlas_refine",), **settings | {"segmenter_folds": folds[:1]}).run()
+    assert "fold_0 was trained with" in str(input_error_behind(caught.value))
 
 
 def test_atlases_that_cannot_be_used_are_all_named_and_one_alone_is_told(data: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,10 @@ def test_a_refinement_is_drawn_by_what_a_network_sees(dim: int) -> None:
     still = Registration(Affine(), correlation, iterations=0)
     refinement = Registration(Deformation("displacement"), lambda a, b: 0 * correlation(a, b), bending_energy, 0.05, 80)
 
-    def segmenter(images: torch.Tensor) -> torch.Tensor:
+    seen: list[str] = []
+
+    def segmenter(images: torch.Tensor, sources: Sequence[str]) -> torch.Tensor:
+        seen.extend(sources)
         outer, inner = (torch.sigmoid(8 * (images - level)) for level in (0.5, 1.5))
         return torch.cat([1 - outer, outer - inner, inner], dim=1).clamp_min(0)
 
@@ -114,6 +118,7 @@ def test_a_refinement_is_drawn_by_what_a_network_sees(dim: int) -> None:
     start = dice(before.segmentation[0], truth)
     assert dice(alone.segmentation[0], truth) == pytest.approx(start)
     assert dice(both.segmentation[0], truth) > start + 0.15
+    assert seen == ["", "", ""]  # of atlases and target none is known to have been trained with
 
 
 @pytest.mark.parametrize("similarity", [correlation, MutualInformation()])

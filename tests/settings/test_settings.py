@@ -26,6 +26,7 @@ WRONG: dict[str, list[Any]] = {
     "truth": ["yes please", 2],
     "whole": [1.5, "many", True],
     "number": ["much", float("nan"), [1.0]],
+    "texts": [3, "a text"],
     "wholes": [3, [1.5, 2], []],
     "numbers": [3.0, ["a", 1], []],
     "table": [3, "a text"],

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from ..errors import InputError
 from ..fusion.atlases import WarpedAtlases
 from ..fusion.base import LabelFusion
 from ..networks import AtlasISTN, PairISTN
@@ -27,8 +26,9 @@ from .fused_target import LearnedAtlas
 from .pair import PairInferer
 from .registered import Registered, WarpCache
 from .result import AtlasMaps, AtlasNote, Result
+from .segmenters import SeesImages
 
-__all__ = ["AtlasSet", "MultiAtlasInferer", "NetworkRegistration", "Segmenter"]
+__all__ = ["AtlasSet", "MultiAtlasInferer", "NetworkRegistration"]
 
 
 class AtlasSet(nn.Module):
@@ -41,6 +41,7 @@ class AtlasSet(nn.Module):
 
     Attributes:
         names: of the atlases.
+        sources: file of the image of each.
         images: ``[N, C, *shape]``.
         labels: class indices ``[N, *shape]``.
         atlas_labels: share of the atlases with each label, ``[1, Nc, *shape]``.
@@ -59,22 +60,25 @@ class AtlasSet(nn.Module):
         self.num_classes = num_classes
         self.spacing = tuple(spacing)
         self.names: tuple[str, ...] = ()
+        self.sources: tuple[str, ...] = ()
         self.stn = self.locator = None
         self.register_buffer("images", torch.empty(0, 1, *spatial_size))
         self.register_buffer("labels", torch.empty(0, *spatial_size, dtype=torch.int16))
         self.register_buffer("atlas_labels", torch.zeros(1, num_classes, *spatial_size))
         self.register_buffer("atlas_image", torch.zeros(1, 1, *spatial_size))
 
-    def fill(self, names: Sequence[str], images: Tensor, labels: Tensor) -> None:
+    def fill(self, names: Sequence[str], images: Tensor, labels: Tensor, sources: Sequence[str] = ()) -> None:
         """Take in the atlases, on the device of those that it had.
 
         Args:
             names: of them.
             images: ``[N, C, *shape]``.
             labels: class indices ``[N, *shape]``.
+            sources: file of each image; by default none is known.
         """
         device = self.labels.device
         self.names = tuple(names)
+        self.sources = tuple(sources or [""] * len(names))
         self.images, self.labels = images.to(device), labels.to(device, torch.int16)
         shares = [(self.labels == index).float().mean(dim=0) for index in range(self.num_classes)]
         self.atlas_labels = torch.stack(shares)[None]
@@ -88,7 +92,8 @@ class AtlasSet(nn.Module):
     def subset(self, indices: Sequence[int]) -> AtlasSet:
         """Return a set of some of the atlases."""
         some = AtlasSet(self.labels.shape[1:], self.num_classes, self.spacing).to(self.labels.device)
-        some.fill([self.names[index] for index in indices], self.images[list(indices)], self.labels[list(indices)])
+        names, sources = ([texts[index] for index in indices] for texts in (self.names, self.sources))
+        some.fill(names, self.images[list(indices)], self.labels[list(indices)], sources)
         return some
 
 
@@ -108,42 +113,6 @@ class NetworkRegistration:
         """Register images ``[n, C, *shape]`` to one ``[1, C, *shape]``, on the grid of the network's voxel size."""
         pairs = torch.cat([moving, fixed.expand(len(moving), *fixed.shape[1:])], dim=1)
         return self.inferer.infer(pairs, self.network.eval()).transform
-
-
-class Segmenter:
-    """The ITN of a trained model, by whose predictions registrations are refined (IS).
-
-    Args:
-        itn: the network.
-        weights: returns its weights; called when the first image is segmented.
-        activation: of its output; None for none.
-
-    Raises:
-        InputError: on calling, if the weights are those of another network.
-    """
-
-    def __init__(
-        self, itn: nn.Module, weights: Callable[[], Mapping[str, Tensor]], activation: nn.Module | None = None
-    ) -> None:
-        self.itn = itn.eval()
-        self.weights = weights
-        self.activation = activation or nn.Identity()
-        self._ready = False
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Soft labelmaps ``[B, Nc, *shape]`` of images ``[B, C, *shape]``, one at a time."""
-        if not self._ready:
-            try:
-                self.itn.load_state_dict(dict(self.weights()))
-            except RuntimeError as error:
-                raise InputError(
-                    "segmenter: the model has another network than the configuration describes. Use the data config "
-                    f"that it was trained with ({str(error).splitlines()[-1].strip()})."
-                ) from error
-            self.itn.to(images.device)
-            self._ready = True
-        with torch.no_grad():
-            return torch.cat([self.activation(self.itn(one[None]).float()) for one in images]).clamp(0.0, 1.0)
 
 
 class _Warped(NamedTuple):
@@ -175,8 +144,7 @@ class MultiAtlasInferer(SegmentationInferer):
         deformable: its transformation is a `Deformation` behind an affine one, and begins where `affine` ended; None
             for none.
         refinement: of the registered images, see MAS-refine, eq. (3); its transformation is a `Deformation` alone.
-        segmenter: from images ``[B, C, *shape]`` to soft labelmaps of a network, which the refinement compares (IS);
-            None for the images alone (I).
+        segmenter: of a network, whose soft labelmaps the refinement compares (IS); None for the images alone (I).
         label_weight: α of these.
         label_similarity: of these; as eq. (5) prints it by default.
         atlases: how many of the most similar are taken; 0 for all.
@@ -194,7 +162,7 @@ class MultiAtlasInferer(SegmentationInferer):
         fusion: LabelFusion,
         deformable: Registration | None = None,
         refinement: Registration | None = None,
-        segmenter: Callable[[Tensor], Tensor] | None = None,
+        segmenter: SeesImages | None = None,
         label_weight: float = 3.0,
         label_similarity: Similarity | None = None,
         atlases: int = 0,
@@ -238,19 +206,26 @@ class MultiAtlasInferer(SegmentationInferer):
         seconds = (time.perf_counter() - begin) / len(image)
         return replace(result, seconds=seconds, atlases=tuple(notes), maps=maps)
 
-    def warp(self, image: Tensor, atlases: AtlasSet) -> Registered:
-        """Warp atlases onto one image ``[1, C, *shape]``, or take them from the cache."""
+    def warp(self, image: Tensor, atlases: AtlasSet, source: str = "") -> Registered:
+        """Warp atlases onto one image, or take them from the cache.
+
+        Args:
+            image: ``[1, C, *shape]``.
+            atlases: to register.
+            source: file of the image, if a segmenter may have been trained with it.
+        """
         if not self.cache:
-            return self._warp(image, atlases)
-        path = self.cache.path(image, atlases.images, atlases.labels)
+            return self._warp(image, atlases, source)
+        sources = (source, *atlases.sources) if self.segmenter else ()
+        path = self.cache.path(sources, image, atlases.images, atlases.labels)
         registered = self.cache.read(path, image)
         if not registered:
-            registered = self._warp(image, atlases)
+            registered = self._warp(image, atlases, source)
             self.cache.write(path, registered)
         return registered
 
-    def _warp(self, image: Tensor, atlases: AtlasSet) -> Registered:
-        warped = self._register(image, atlases)
+    def _warp(self, image: Tensor, atlases: AtlasSet, source: str) -> Registered:
+        warped = self._register(image, atlases, source)
         labels = torch.stack(
             [
                 _warp_labels(atlases.labels[index], displacement[None], atlases.num_classes)
@@ -279,7 +254,7 @@ class MultiAtlasInferer(SegmentationInferer):
         ]
         return _Segmented(soft, tuple(notes), warped.labels, fused.agreement[None], fused.winner[None] + 1)
 
-    def _register(self, image: Tensor, atlases: AtlasSet) -> _Warped:
+    def _register(self, image: Tensor, atlases: AtlasSet, source: str) -> _Warped:
         everyone = torch.arange(len(atlases.images), device=image.device)
         parts = []
         for index in everyone.split(self.at_once):
@@ -293,7 +268,7 @@ class MultiAtlasInferer(SegmentationInferer):
         if (self.deformable is None or self.predicted) and self.refinement is None:
             return begun
         bent = [
-            self._deform(image, atlases, part, parameters[part], _part(begun, place))
+            self._deform(image, atlases, part, parameters[part], _part(begun, place), source)
             for place, part in zip(
                 torch.arange(len(chosen)).split(self.at_once), chosen.split(self.at_once), strict=True
             )
@@ -308,7 +283,7 @@ class MultiAtlasInferer(SegmentationInferer):
         return transform, fit.state[0]
 
     def _deform(
-        self, image: Tensor, atlases: AtlasSet, chosen: Tensor, parameters: Tensor, start: _Warped
+        self, image: Tensor, atlases: AtlasSet, chosen: Tensor, parameters: Tensor, start: _Warped, source: str
     ) -> tuple[Tensor, Tensor]:
         """Displacement and images of some atlases behind what follows the first maps."""
         displacement, images = start.displacement, start.images
@@ -322,7 +297,8 @@ class MultiAtlasInferer(SegmentationInferer):
         if self.refinement is not None:
             others = []
             if self.segmenter is not None:
-                predictions = self.segmenter(images), self.segmenter(image)
+                sources = [atlases.sources[index] for index in chosen.tolist()]
+                predictions = self.segmenter(images, sources), self.segmenter(image, [source])
                 others = [Pair(*predictions, similarity=self.label_similarity, weight=self.label_weight)]
             transform, _ = self.refinement(images, image, spacing, others=others)
             displacement = compose_displacements(transform.moving_to_fixed(), displacement)

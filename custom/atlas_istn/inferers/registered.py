@@ -58,10 +58,10 @@ class WarpCache:
         there = [path for path in map(Path, files) if path.is_file()]  # of the others their readers will complain
         self._common = text.encode() + b"".join(hashlib.sha256(path.read_bytes()).digest() for path in there)
 
-    def path(self, image: Tensor, *atlases: Tensor) -> Path:
-        """Return the file for an image ``[1, C, *shape]`` and the tensors of the atlases."""
-        digest = hashlib.sha256(self._common)
-        for tensor in (image, *atlases):
+    def path(self, sources: Sequence[str], *tensors: Tensor) -> Path:
+        """Return the file for an image and atlases: their tensors, and their files if these matter."""
+        digest = hashlib.sha256(self._common + json.dumps(sources).encode())
+        for tensor in tensors:
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().numpy().data)
         return self.folder / f"{digest.hexdigest()}.npz"

@@ -21,6 +21,7 @@ KINDS = (
     "whole",
     "number",
     "text",
+    "texts",
     "wholes",
     "numbers",
     "values",
@@ -95,6 +96,7 @@ class Setting:
             "text": "a text",
             "wholes": "whole numbers",
             "numbers": "numbers",
+            "texts": "a list of texts",
             "values": "whole numbers, or lists of them, that differ",
             "windows": "2 rising numbers, or a list that has that or null for each channel",
             "table": f"a table with {', '.join(self.fields)}",
@@ -138,6 +140,11 @@ class Setting:
         if self.choices and text not in self.choices:
             raise NotAllowedError(self.expected)
         return text
+
+    def _read_texts(self, value: Any) -> list[str]:
+        if not isinstance(value, list | tuple):
+            raise NotAllowedError(self.expected)
+        return [self._read_text(item) for item in value]
 
     def _read_numbers(self, value: Any) -> list[float]:
         if not isinstance(value, list | tuple) or not value or (self.length and len(value) != self.length):

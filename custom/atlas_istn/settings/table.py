@@ -152,6 +152,7 @@ MULTI_ATLAS = {
     "affine_registration": Setting("registration that every atlas begins with", "component"),
     "deformable_registration": Setting("registration that follows; null: none", "component", optional=True),
     "segmenter": Setting("network whose predictions a refinement compares; null: none", "component", optional=True),
+    "segmenter_folds": Setting("folders of a cross-validation's trainings, whose predictions it compares", "texts"),
     "label_weight": _from_zero("α of these predictions"),
     "atlas_refinement": Setting("registration of what is registered, at last; null: none", "component", optional=True),
 }

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..inferers.multi_atlas import AtlasSet, MultiAtlasInferer
+from ..io.channels import files_of
 from ..io.names import patients_of
 from .cases import TrainingCases
 
@@ -87,7 +88,9 @@ class WarpedPairs(Dataset):
                 raise InputError(f"{names[number]}: there is no atlas of another patient. Add some to the atlases.")
             image = torch.as_tensor(case["image"]).as_subclass(Tensor)[None].float().to(device)
             with torch.no_grad():
-                warped, chosen, _ = self.inferer.warp(image, self.atlases.subset(others))
+                warped, chosen, _ = self.inferer.warp(
+                    image, self.atlases.subset(others), files_of(self.targets.data[number]["image"])[0]
+                )
             labels = torch.as_tensor(case["label"]).as_subclass(Tensor)[0].to(torch.uint8)
             images = warped.images if warped.images is not None else image
             self.data += [

@@ -20,10 +20,13 @@ from ..fusion.similarity import LearnedVote
 from ..fusion.trust import PredictedTrust
 from ..inferers.fused_target import LearnedAtlas
 from ..inferers.multi_atlas import AtlasSet, NetworkRegistration
+from ..inferers.segmenters import Fold, OutOfFold
+from ..io.cases import find_cases
+from ..io.channels import files_of
 from ..models.loading import ModelLoader
 from ..networks import SimilarityNetwork, VoteNet
 
-__all__ = ["AtlasLoader", "learned_vote", "load_learned_atlas", "load_registration", "vote_net"]
+__all__ = ["AtlasLoader", "learned_vote", "load_folds", "load_learned_atlas", "load_registration", "vote_net"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +79,8 @@ class AtlasLoader:
             lines = "\n".join(problems)
             raise InputError(f"{len(problems)} of {len(self.cases)} atlases cannot be used:\n{lines}")
         images, labels = (torch.stack(tensors) for tensors in zip(*found, strict=True))
-        self.network.fill([case["case"] for case in self.cases], images, labels)
+        sources = [files_of(case["image"])[0] for case in self.cases]
+        self.network.fill([case["case"] for case in self.cases], images, labels, sources)
         if self.learned:
             self.network.show(self.learned.network)
         logger.info("%d atlas%s", len(images), "es" if len(images) > 1 else ": its labels are all that can be fused")
@@ -121,6 +125,38 @@ def load_learned_atlas(
     parser = _bundle(model, "inference", device, wanted)
     parser.get_parsed_content("loader")()
     return LearnedAtlas(parser.get_parsed_content("network"), parser.get_parsed_content("inferer"))
+
+
+def load_folds(
+    folders: Sequence[str],
+    spatial_size: Sequence[int],
+    spacing: Sequence[float],
+    label_names: Mapping[Any, str],
+    device: torch.device | str,
+) -> OutOfFold:
+    """Load the trainings of a cross-validation, whose predictions for an image are those of networks it is new to.
+
+    Args:
+        folders: that these trainings wrote; what each was trained with is read from its configuration.
+        spatial_size: of the grid on which atlases are registered.
+        spacing: of that grid, in mm.
+        label_names: of the atlases.
+        device: for the networks.
+
+    Raises:
+        InputError: a folder has no model, its grid or labels are others, or the data that it was trained with are gone.
+    """
+    wanted = {"spatial_size": list(spatial_size), "spacing": list(spacing), "label_names": dict(label_names)}
+    folds = []
+    for folder in folders:
+        parser = _bundle(folder, "inference", device, wanted)
+        parser.get_parsed_content("loader")()
+        training = _bundle(folder, "train", device, {})
+        dataset, name, file = (training.get_parsed_content(i) for i in ("dataset_dir", "train_list", "data_list_file"))
+        cases = find_cases(dataset, name, with_labels=True, data_list_file=file)
+        sources = [files_of(case["image"])[0] for case in cases]
+        folds.append(Fold(folder, parser.get_parsed_content("network").eval().segment, sources))
+    return OutOfFold(folds)
 
 
 def learned_vote(network: SimilarityNetwork, path: str, most: int = 0) -> LearnedVote:
