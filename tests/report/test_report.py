@@ -49,6 +49,12 @@ from atlas_istn.topology import labelmap_topology
 
 SHAPES = {2: (40, 30), 3: (20, 24, 16)}
 CASES = {"fine": "ok", "odd": "review", "broken": "fail"}
+PREDICTED = {
+    "fine": {"1": {"dice": 0.91, "low": 0.87, "high": 0.94}, "2": {"dice": 0.85, "low": 0.79, "high": 0.89}},
+    "odd": {"2": {"dice": 0.62, "low": 0.41, "high": 0.77}},
+    "broken": "not calibrated (n = 8)",
+}
+"""Of the case "odd" one label is not predicted."""
 
 
 def labels_of(dim: int, cut: bool = False) -> np.ndarray:
@@ -90,7 +96,7 @@ def write_run(root: Path, dim: int, scored: bool = True) -> tuple[Path, Path]:
         report = {"case": name, "loss_before": 0.2, "loss_after": 0.1, "iterations": 2, "seconds": 0.1}
         report |= {"min_jacobian": 0.9, "folded_fraction": 0.0, "topology": topology, "warnings": []}
         report |= {"quality": flag, "quality_score": 1.0, "quality_reasons": [f"is {flag}"] if flag != "ok" else []}
-        report |= {"labels": {"1": 1, "2": 2}, "loss_curve": [0.2, 0.15, 0.1]}
+        report |= {"labels": {"1": 1, "2": 2}, "loss_curve": [0.2, 0.15, 0.1], "predicted_dice": PREDICTED[name]}
         write_json(report, output / name / f"{name}.json")
         for result in ("itn", "one_pass", "refine"):
             evaluation.add(name, result, score_labelmap(refined, truth, {1: "1", 2: "2"}, (1.0,) * dim))
@@ -171,6 +177,27 @@ def test_conspicuous_cases_come_first_and_failed_ones_are_named(run: tuple[Path,
     assert "1: 2 components; atlas: 1 component" in html
     # Label 1 lost 2 of its 12 rows: 2·10 / (10 + 12); label 2 is whole.
     assert f"{(20 / 22 + 1) / 2:.3f}" in html
+
+
+def test_the_predicted_dice_stands_on_the_first_page_and_on_that_of_the_case(run: tuple[Path, Path]) -> None:
+    html = (run[1] / "report.html").read_text()
+    first, *cases = html.split('<section class="case"')
+    rows = re.findall(r'<a href="#case-(\w+)">\w+</a></td>.*?</tr>', first, re.DOTALL)
+    assert sorted(rows) == sorted(CASES)
+    shown = {name: _text(first.split(f'<a href="#case-{name}">{name}</a>')[1].split("</tr>")[0]) for name in rows}
+    assert "0.85 (0.79–0.89) 2" in shown["fine"]  # the label whose interval reaches lowest
+    assert "0.62 (0.41–0.77) 2" in shown["odd"]
+    assert "not calibrated" not in shown["broken"]
+    assert "<b>Predicted Dice</b>" in first
+    pages = {case.split('id="case-')[1].split('"')[0]: _text(case) for case in cases}
+    assert "0.91 (0.87–0.94)" in pages["fine"]
+    assert "0.85 (0.79–0.89)" in pages["fine"]
+    assert "0.62 (0.41–0.77)" in pages["odd"]
+    assert "Predicted Dice: not calibrated (n = 8)." in pages["broken"]
+
+
+def _text(html: str) -> str:
+    return " ".join(re.sub("<.*?>", " ", html).split())
 
 
 def test_uncertainty_is_shown_where_there_is_a_map(tmp_path: Path) -> None:

@@ -135,6 +135,11 @@ def test_the_text_tells_volumes_and_warnings() -> None:
     assert "anterior: 0.14 ml, components: 1" in lines
     assert "posterior: 0.14 ml, components: 2" in lines
     assert {"quality: review", "warnings: 1", "! posterior has 2 components", "! odd", "iterations: 40"} <= set(lines)
+    estimate = {"dice": 0.876, "low": 0.8, "high": 0.91}
+    lines = page_text(two_labels(), (1.0, 1.0, 1.0), {**REPORT, "predicted_dice": {"posterior": estimate}})
+    assert ("  predicted Dice 0.88 (0.80 to 0.91)", label_colour(1)) in lines
+    lines = page_text(two_labels(), (1.0, 1.0, 1.0), {**REPORT, "predicted_dice": "not calibrated (n = 8)"})
+    assert "predicted Dice: not calibrated (n = 8)" in [line for line, _ in lines]
     assert "warnings: none" in [line for line, _ in page_text(two_labels(), (1.0, 1.0, 1.0), REPORT)]
 
 

@@ -316,11 +316,16 @@ def test_calibrate_and_infer_as_a_user_does(
     assert max(range(9), key=lambda number: reports[number]["quality_score"]) == 8
     assert len(reports[0]["loss_curve"]) == 6
     assert reports[0]["labels"] == {"ring": 1}
+    estimates = [report["predicted_dice"]["ring"] for report in reports]
+    assert min(range(9), key=lambda number: estimates[number]["dice"]) == 8
+    assert all(0 <= estimate["low"] <= estimate["dice"] <= estimate["high"] <= 1 for estimate in estimates)
     with (tmp_path / "out" / "summary.csv").open(newline="") as stream:
         rows = {row["case"]: row for row in csv.DictReader(stream)}
     assert rows["8"]["quality"] == reports[8]["quality"]
     assert rows["8"]["quality_reasons"] == "; ".join(reports[8]["quality_reasons"])
     assert "loss_curve" not in rows["8"]
+    columns = ("predicted Dice", "predicted Dice, low", "predicted Dice, high")
+    assert [float(rows["8"][f"ring {column}"]) for column in columns] == list(estimates[8].values())
     entropy = nib.load(tmp_path / "out/0/0_uncertainty.nii.gz")
     labels = nib.load(tmp_path / "out/0/0_seg.nii.gz")
     assert entropy.shape == labels.shape

@@ -89,11 +89,18 @@ def page_text(labelmap: Array, spacing: Sequence[float], report: Mapping[str, An
     }
     figures = [text.format(report[name]) for name, text in known.items() if name in report]
     figures += [f"quality: {report.get('quality', 'not judged')}", f"warnings: {len(report['warnings']) or 'none'}"]
+    predicted = report.get("predicted_dice", {})
+    if isinstance(predicted, str):
+        figures.append(f"predicted Dice: {predicted}")
+        predicted = {}
     lines = [(line, _COLOUR) for line in figures]
     voxel = float(np.prod(spacing)) / 1000  # ml
     for number, (name, value) in enumerate(report["labels"].items()):
         volume, components = int((labelmap == value).sum()) * voxel, report["topology"][name]["components"]
         lines.append((f"{name}: {volume:.2f} ml, components: {components}", label_colour(number)))
+        if name in predicted:
+            text = "  predicted Dice {dice:.2f} ({low:.2f} to {high:.2f})".format(**predicted[name])
+            lines.append((text, label_colour(number)))
     alarms = [*report["warnings"], *report.get("quality_reasons", [])]
     return lines + [(f"! {alarm}", LETTERS) for alarm in alarms]
 

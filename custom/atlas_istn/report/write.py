@@ -116,6 +116,17 @@ class CasePage:
         return bad + self.report.get("quality_reasons", []) + self.report.get("warnings", [])
 
     @property
+    def predicted(self) -> dict[str, dict[str, float]]:
+        """Label → its predicted Dice and the interval; empty where that is not calibrated."""
+        found = self.report.get("predicted_dice", {})
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def weakest(self) -> str:
+        """Name of the label whose interval reaches lowest; empty where nothing is predicted."""
+        return min(self.predicted, key=lambda name: self.predicted[name]["low"], default="")
+
+    @property
     def rank(self) -> tuple[Any, ...]:
         """Sorting by it puts the conspicuous cases first."""
         bad = sum(kind == "bad" for kind, _ in self.badges)
@@ -178,6 +189,7 @@ def write_report(
         scored=any(page.dice for page in pages),
         truth=any("truth" in page.views[0].outlines for page in pages),
         findings=any(page.findings for page in pages),
+        predicted=any(page.predicted for page in pages),
         thumbnail=_largest_view(pages),
         failed=_failed(output / "summary.csv"),
         plots=_plots(pages, units),
@@ -362,6 +374,9 @@ def _plots(pages: Sequence[CasePage], units: Units) -> list[BoxPlot]:
 
     labels = dict.fromkeys(name for page in pages for name in page.volumes)
     volumes = {name: {page.name: page.volumes.get(name, math.nan) for page in pages} for name in labels}
+    predicted = {
+        name: {page.name: page.predicted.get(name, {}).get("dice", math.nan) for page in pages} for name in labels
+    }
     plots = [
         box_plot("Dice", score("dice")),
         box_plot(f"95 % Hausdorff distance [{units.length}]", score("hd95")),
@@ -370,6 +385,7 @@ def _plots(pages: Sequence[CasePage], units: Units) -> list[BoxPlot]:
             {RESULTS["one_pass"].title: collect("loss_before"), RESULTS["refine"].title: collect("loss_after")},
         ),
         box_plot("Quality score", {"": collect("quality_score")}),
+        box_plot("Predicted Dice", predicted),
         box_plot("Smallest Jacobian", {"": collect("min_jacobian")}),
         box_plot(f"{units.measure.capitalize()} [{units.size}]", volumes),
         box_plot("Iterations", {"": collect("iterations")}),

@@ -4,12 +4,13 @@
 
 Each case is run as it is and degraded, and compared with its labels on the model's grid. From this follow the
 confidence to which a wavering ITN is raised, the disagreement from which the ITN is not believed, the statistics of the
-quality check, and the z-score from which it asks for a review.
+quality check, the z-score from which it asks for a review, and how the Dice of a result is predicted.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,9 +29,12 @@ from ..data.degradations import KINDS, degrade
 from ..errors import InputError, message_of
 from ..inferers.refine import RefinementInferer
 from ..inferers.target import TargetPolicy, confidence, disagreement
+from ..io.names import patients_of
 from ..io.outputs import write_json
 from ..networks import AtlasISTN
+from .label_measures import dice_of_labels, measure_labels
 from .measures import Measures, measure
+from .prediction import Outcome
 from .quality import FEWEST_CASES, REVIEW_Z, Population, fingerprint
 
 __all__ = ["Calibration", "Sample", "choose_confidence", "choose_review_z", "choose_trust"]
@@ -38,8 +42,8 @@ __all__ = ["Calibration", "Sample", "choose_confidence", "choose_review_z", "cho
 logger = logging.getLogger(__name__)
 
 COPIES = 3  # degraded copies of each case
-MOST_CASES = 12  # of a list, evenly chosen: more would only take longer
-_STRENGTHS = (2, 3)
+MOST_CASES = 20  # of a list, evenly chosen: an interval is the narrower, the more patients it is drawn from
+_STRENGTHS = (1, 2, 3)
 _GAIN = 0.002  # in mean Dice over the degraded copies, from which a setting is worth having
 _HARM = 0.0005  # in mean Dice over the cases as they are, that is taken for it
 _AT_LEAST = 3  # copies that a limit is drawn from
@@ -52,20 +56,31 @@ class Sample:
     """One run of one case.
 
     Attributes:
-        clean: whether the image is as it was, and not degraded.
+        case: its name.
+        kind: of the image's fault; empty where the image is as it was.
         confidence: of the ITN, see `atlas_istn.inferers.target.confidence`.
         disagreement: of the ITN's labels and the stiffly moved atlas, by which the ITN is trusted.
         refined: Dice of the refined result, mean over labels.
         one_pass: the same of the 1-pass, which takes the place of an ITN that is not trusted.
         measures: of the quality check.
+        label_measures: of each label, see `measure_labels`.
+        dice: of the refined result, of each label; NaN where the reference has none of it.
     """
 
-    clean: bool
+    case: str
+    kind: str
     confidence: float
     disagreement: float
     refined: float
     one_pass: float
     measures: Measures
+    label_measures: list[list[float]]
+    dice: list[float]
+
+    @property
+    def clean(self) -> bool:
+        """Whether the image is as it was, and not degraded."""
+        return not self.kind
 
 
 def choose_confidence(samples: Sequence[Sample]) -> float:
@@ -122,7 +137,7 @@ def choose_review_z(samples: Sequence[Sample], population: Population) -> float:
 class Calibration:
     """Calibrates a model.
 
-    Costs a preparation and two refinements for each of up to 12 cases and of three copies of each.
+    Costs a preparation and two refinements for each of up to 20 cases and of three copies of each.
 
     Args:
         network: filled with the model when it runs.
@@ -215,7 +230,8 @@ class Calibration:
         return found
 
     def _samples_of(self, case: Mapping[str, str]) -> list[Sample]:
-        batch = torch.stack(self._prepared(case)).to(self.device)
+        prepared = self._prepared(case)
+        batch = torch.stack(list(prepared.values())).to(self.device)
         result = self.refinement.infer(batch, self.network)
         label = torch.as_tensor(self.reference({"image": case["image"], "label": case["label"]})["label"])
         truth = one_hot(label[None].to(self.device), result.segmentation.shape[1]).expand_as(result.segmentation)
@@ -227,17 +243,23 @@ class Calibration:
             1 - disagreement(result.segmentation, truth),
             1 - disagreement(result.one_pass, truth),
         )
-        rows = zip(*(column.tolist() for column in columns), measure(result), strict=True)
-        return [Sample(number == 0, *row) for number, row in enumerate(rows)]
+        of_labels = measure_labels(result, batch, self.network.atlas_image), dice_of_labels(result.segmentation, truth)
+        rows = zip(
+            *(column.tolist() for column in columns),
+            measure(result),
+            *(column.tolist() for column in of_labels),
+            strict=True,
+        )
+        return [Sample(case["case"], kind, *row) for kind, row in zip(prepared, rows, strict=True)]
 
-    def _prepared(self, case: Mapping[str, str]) -> list[Tensor]:
-        """The image on the model's grid, and copies of it; without those that cannot be prepared."""
+    def _prepared(self, case: Mapping[str, str]) -> dict[str, Tensor]:
+        """The image on the model's grid, and under their faults copies of it; without those that cannot be prepared."""
         read, *prepare = self.preprocessing.transforms
         image = read({"image": case["image"]})
-        prepared = [torch.as_tensor(Compose(prepare)(image)["image"])]
-        for copy in _degraded(image["image"], zlib.crc32(case["case"].encode())):
+        prepared = {"": torch.as_tensor(Compose(prepare)(image)["image"])}
+        for kind, copy in _degraded(image["image"], zlib.crc32(case["case"].encode())).items():
             try:
-                prepared.append(torch.as_tensor(Compose(prepare)({**image, "image": copy})["image"]))
+                prepared[kind] = torch.as_tensor(Compose(prepare)({**image, "image": copy})["image"])
             except Exception as error:  # as where the anatomy is not found any more
                 logger.info("a degraded copy of %s is left out: %s", case["case"], message_of(error))
         return prepared
@@ -247,16 +269,33 @@ class Calibration:
         population = Population.of(usual, fingerprint(self.ckpt_path), self.settings)
         if population.sufficient:
             population = replace(population, review_z=choose_review_z(samples, population))
+        population = replace(population, outcomes=_outcomes(samples))
         write_json(asdict(population), self.path)
         logger.info("calibrated on %d cases: %s", population.cases, self.path)
         return population
 
 
-def _degraded(image: MetaTensor, seed: int) -> list[Tensor]:
-    """Copies of an image ``[C, *shape]`` with faults that its seed chooses."""
+def _outcomes(samples: Sequence[Sample]) -> list[Outcome]:
+    """What the Dice is predicted from: all runs, with their patients numbered."""
+    cases = list(dict.fromkeys(sample.case for sample in samples))
+    patients = dict(zip(cases, patients_of(cases), strict=True))
+    number = {patient: index for index, patient in enumerate(dict.fromkeys(patients.values()))}
+    return [
+        Outcome(
+            number[patients[sample.case]],
+            sample.kind,
+            [[round(value, 4) for value in values] for values in sample.label_measures],
+            [None if math.isnan(value) else round(value, 4) for value in sample.dice],
+        )
+        for sample in samples
+    ]
+
+
+def _degraded(image: MetaTensor, seed: int) -> dict[str, Tensor]:
+    """Copies of an image ``[C, *shape]`` with faults that its seed chooses, under their names."""
     random = np.random.RandomState(seed)
     kinds = random.choice(list(KINDS), COPIES, replace=False)
-    return [degrade(image, str(kind), int(random.choice(_STRENGTHS)), seed) for kind in kinds]
+    return {str(kind): degrade(image, str(kind), int(random.choice(_STRENGTHS)), seed) for kind in kinds}
 
 
 def _evenly(cases: Sequence[Mapping[str, str]], most: int) -> list[Mapping[str, str]]:

@@ -62,7 +62,7 @@ class AtlasEvaluator(CaseEvaluator):
         with failing_alone(engine, *batchdata["case"]):
             result = self._infer(batchdata)
             state.cases = [
-                CaseResult.of(batch, output, result.case(index), engine.network.atlas_labels)
+                CaseResult.of(batch, output, result.case(index), engine.network)
                 for index, (batch, output) in enumerate(zip(state.batch, state.output, strict=True))
             ]
         return state.output

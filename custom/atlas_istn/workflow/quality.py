@@ -5,7 +5,7 @@
 A case is measured by how well the refined atlas and the 1-pass fit the ITN's labels, how certain these and the
 propagated labels are, and how unusual velocity, affine map and volumes are. Each measure is compared with a population
 of cases that are known to be good, the validation cases say, by a robust z-score (median and MAD). Without such a
-population only fixed limits apply.
+population only fixed limits apply. Beside the flag the Dice of each label is predicted, see `DicePredictor`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from ..errors import InputError
 from ..settings import different
 from .measures import Measures
+from .prediction import DicePredictor, Estimate, Outcome
 
 __all__ = ["REASONS", "Population", "Quality", "QualityCheck", "fingerprint"]
 
@@ -63,6 +64,7 @@ class Population:
         weights: fingerprint of the model file.
         review_z: z-score from which a case is to be reviewed.
         settings: of the refinement, see `refinement_settings`; empty in files of earlier versions.
+        outcomes: runs of these cases, as they are and degraded, from which the Dice is predicted; likewise.
     """
 
     cases: int
@@ -75,6 +77,7 @@ class Population:
     weights: str = ""
     review_z: float = REVIEW_Z
     settings: dict[str, Any] = field(default_factory=dict)
+    outcomes: list[Outcome] = field(default_factory=list)
 
     @property
     def sufficient(self) -> bool:
@@ -108,7 +111,10 @@ class Population:
             InputError: it cannot be read, or holds something else.
         """
         try:
-            population = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            outcomes = [Outcome(**row) for row in content.pop("outcomes", [])]
+            population = cls(**content, outcomes=outcomes)
+            DicePredictor(outcomes)
             if population.sufficient and not set(REASONS) <= set(population.median) & set(population.spread):
                 raise KeyError("a measure is missing")
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -172,10 +178,12 @@ class QualityCheck:
     ) -> None:
         self.population = Population.load(path) if path and Path(path).is_file() else None
         self.otherwise_ok = "ok"
+        self.predictor = DicePredictor(self.population.outcomes if self.population else [])
         reason = self._unusable(ckpt_path, settings) if self.population else ""
         if reason:
             logger.warning("%s is not used: %s. Run calibrate for it.", path, reason)
-            self.population, self.otherwise_ok = None, f"not calibrated ({reason})"
+            self.population, self.predictor = None, DicePredictor([])
+            self.otherwise_ok = f"not calibrated ({reason})"
 
     def _unusable(self, ckpt_path: str | Path, settings: Mapping[str, Any] | None) -> str:
         """Why the population cannot be used; empty where it can."""
@@ -223,6 +231,21 @@ class QualityCheck:
         failed |= sum(z > FAIL_RATIO * limit for z, _ in unusual) >= FAIL_MEASURES
         flag = "fail" if failed else "review" if reasons else self.otherwise_ok
         return Quality(flag, max(scores.values(), default=disagreement), reasons)
+
+    def predict(self, measures: Sequence[Sequence[float]]) -> list[Estimate | None] | str:
+        """Predict the Dice of each label on the model's grid, or say why that cannot be done.
+
+        Args:
+            measures: of each label, see `atlas_istn.workflow.label_measures`.
+
+        Returns:
+            For each label the estimate, None where too few calibration cases have it; or ``"not calibrated (…)"``.
+        """
+        if self.predictor.usable:
+            return self.predictor(measures)
+        patients = self.predictor.patients
+        number = f" (n = {patients})" if patients else ""
+        return f"not calibrated{number}" if self.otherwise_ok == "ok" else self.otherwise_ok
 
 
 def fingerprint(path: str | Path) -> str:

@@ -25,8 +25,10 @@ from torch import Tensor
 from ..inferers.result import Result
 from ..io.loading import LENGTH_UNIT
 from ..io.names import is_png
+from ..networks import AtlasISTN
 from ..spatial.consistency import Consistency, inverse_consistency
 from ..topology import TopologyNote
+from .label_measures import measure_labels
 from .measures import Measures, label_entropy, measure
 from .topology_transforms import NOTE
 
@@ -69,6 +71,8 @@ class CaseResult:
         atlas_labels: soft labelmap of the atlas ``[1, Nc, *shape]``.
         probabilities: soft labelmap of the full method ``[Nc, *native]``, if asked for.
         atlas_maps: key of `ATLAS_MAPS` → ``[1, *native]``, of ``atlases`` ``[N, *native]``, if asked for.
+        image: on the model's grid, ``[1, C, *shape]``, if it is kept.
+        atlas_image: of the network, ``[1, C, *shape]``, likewise.
     """
 
     case: str
@@ -81,11 +85,11 @@ class CaseResult:
     atlas_labels: Tensor
     probabilities: MetaTensor | None = None
     atlas_maps: Mapping[str, MetaTensor] = field(default_factory=dict)
+    image: Tensor | None = None
+    atlas_image: Tensor | None = None
 
     @classmethod
-    def of(
-        cls, batch: Mapping[str, Any], output: Mapping[str, Any], result: Result, atlas_labels: Tensor
-    ) -> CaseResult:
+    def of(cls, batch: Mapping[str, Any], output: Mapping[str, Any], result: Result, network: AtlasISTN) -> CaseResult:
         """Take up one case of a batch behind the postprocessing."""
         return cls(
             case=batch["case"],
@@ -95,9 +99,11 @@ class CaseResult:
             result=result,
             labelmaps={key: output[key] for key in (Keys.PRED, "itn", "one_pass") if key in output},
             uncertainty=output.get("uncertainty"),
-            atlas_labels=atlas_labels,
+            atlas_labels=network.atlas_labels,
             probabilities=output.get("probabilities"),
             atlas_maps={key: output[key] for key in ATLAS_MAPS if key in output},
+            image=torch.as_tensor(batch[Keys.IMAGE])[None],
+            atlas_image=network.atlas_image,
         )
 
     @property
@@ -131,6 +137,15 @@ class CaseResult:
         """What the result tells about its quality, if it is one of a refinement."""
         measured = measure(self.result)
         return measured[0] if measured else None
+
+    @cached_property
+    def label_measures(self) -> list[list[float]]:
+        """What the result tells about the quality of each label; empty if it is none of a refinement."""
+        if self.image is None or self.atlas_image is None:
+            return []
+        image = self.image.to(self.result.segmentation.device)
+        found: list[list[float]] = measure_labels(self.result, image, self.atlas_image)[0].tolist()
+        return found
 
     @property
     def topology(self) -> TopologyNote | None:

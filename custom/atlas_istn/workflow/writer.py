@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from .atlas_maps import write_atlas_maps
 from .cases import failing_alone
 from .cohort import KEY, Cohort, gathered
 from .faces import CutFace, cut_faces
+from .prediction import Estimate
 from .quality import QualityCheck
 from .results import CaseResult, class_indices, native_affine
 
@@ -48,6 +49,8 @@ RESULTS = {"itn": "itn", "one_pass": "one_pass", "pred": "refine"}
 
 
 _NO_COLUMNS = ("volume_unit", "channels", KEY)  # of a report, in the summary
+_PREDICTED = {"dice": "predicted Dice", "low": "predicted Dice, low", "high": "predicted Dice, high"}
+"""Key of an estimate in a report → its column in the summary, behind the name of the label."""
 _SAME = 1 - 1e-5  # correlation of an image with itself, but for rounding
 _LIKE = 0.3  # correlation of image and registered atlas, below which they have little in common
 LARGER = "the image is larger than the model's grid: what lies outside it was not segmented"
@@ -172,6 +175,7 @@ class CaseWriter:
             cut = ", ".join(f"{face.side} ({face.area:.3g} {area})" for face in faces)
             verdict = self.quality(case.measures, report["folded_fraction"], empty, kept, cut)
             report |= {"quality": verdict.flag, "quality_score": verdict.score, "quality_reasons": verdict.reasons}
+            report["predicted_dice"] = self._predicted(self.quality.predict(case.label_measures), labels)
         if case.result.atlases:
             report["atlases"] = [_known(note._asdict()) for note in case.result.atlases[0]]
             report["warnings"] += _atlas_warnings(case)
@@ -185,6 +189,17 @@ class CaseWriter:
         curve = case.result.course.curve[:, 0].tolist() if case.result.course else []
         report["loss_curve"] = [float(f"{loss:.4g}") for loss in curve]
         return report
+
+    def _predicted(self, found: Sequence[Estimate | None] | str, labels: Sequence[int]) -> dict[str, Any] | str:
+        """Of each label that there is an estimate of, its numbers; else why there is none."""
+        if isinstance(found, str):
+            return found
+        estimates = zip(labels, found, strict=True)
+        return {
+            self.label_names[index]: {name: round(value, 3) for name, value in estimate._asdict().items()}
+            for index, estimate in estimates
+            if estimate
+        }
 
     def _deformation(self, case: CaseResult) -> dict[str, Any]:
         if case.result.transform is None or case.consistency is None:
@@ -226,9 +241,17 @@ class CaseWriter:
         counts = [f"{flag} {count}" for flag, count in sorted(flags.items())]
         if flags or failed:
             logger.info("quality: %s", ", ".join([*counts, f"failed {len(failed)}"]))
+        self._log_predicted()
         for row in self.summary:
             if row.get("quality") in ("review", "fail"):
                 logger.info("  %s: %s, %s", row["case"], row["quality"], row["quality_reasons"])
+
+    def _log_predicted(self) -> None:
+        columns = {name: f"{name} {_PREDICTED['dice']}" for index, name in self.label_names.items() if index > 0}
+        found = {name: [row[column] for row in self.summary if column in row] for name, column in columns.items()}
+        texts = [f"{name} {min(dice):.2f} to {max(dice):.2f}" for name, dice in found.items() if dice]
+        if texts:
+            logger.info("predicted Dice: %s", ", ".join(texts))
 
 
 def _course(case: CaseResult) -> dict[str, float]:
@@ -295,5 +318,8 @@ def _flat(report: Mapping[str, Any]) -> dict[str, Any]:
     row.update({f"{name} {report['volume_unit']}": value for name, value in report["volumes"].items()})
     for name, topology in report["topology"].items():
         row.update({f"{name} {key}": value for key, value in topology.items()})
+    predicted = report.get("predicted_dice", {})
+    for name, estimate in predicted.items() if isinstance(predicted, dict) else ():
+        row.update({f"{name} {title}": estimate[key] for key, title in _PREDICTED.items()})
     lists = {key: "; ".join(report[key]) for key in ("warnings", "quality_reasons") if key in report}
     return {**row, **lists}
