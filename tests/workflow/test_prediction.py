@@ -61,7 +61,7 @@ def test_nine_of_ten_new_patients_lie_within() -> None:
             for true, estimate in zip(outcome.dice, the(predictor(outcome.measures)), strict=True):
                 held.append(estimate.low <= true <= estimate.high)  # type: ignore[operator]
     # Given its calibration the coverage of one predictor varies by √(0.9 · 0.1 / 21) = 0.065, their mean by 0.010. The
-    # residuals of patients' copies come from lines that have not seen their kind, so it may be higher, but not all hold.
+    # residuals come from lines that have not seen the kind of fault, so it may be higher, but not all hold.
     assert 0.9 - 0.03 <= np.mean(held) <= 0.98
 
 
@@ -90,7 +90,7 @@ def test_the_order_of_the_runs_does_not_matter() -> None:
 
 @pytest.mark.parametrize("copies", [1, 20])
 def test_no_run_of_a_patient_is_judged_by_what_was_learned_of_him(copies: int) -> None:
-    """Of nine patients all have to be held. One is unlike the others, and nothing tells; the line without him says 0.9."""
+    """Of nine patients all have to be held. One is unlike the others, where the line without him says 0.9."""
     outcomes = [alike(0.9, patient) for patient in range(8)] + [alike(0.5, 8)] * copies
     (estimate,) = the(DicePredictor(outcomes)([[0.1, 0.2]]))
     assert estimate.low == pytest.approx(0.5, abs=1e-6)

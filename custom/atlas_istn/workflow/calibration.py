@@ -244,12 +244,8 @@ class Calibration:
             1 - disagreement(result.one_pass, truth),
         )
         of_labels = measure_labels(result, batch, self.network.atlas_image), dice_of_labels(result.segmentation, truth)
-        rows = zip(
-            *(column.tolist() for column in columns),
-            measure(result),
-            *(column.tolist() for column in of_labels),
-            strict=True,
-        )
+        label_rows = (column.tolist() for column in of_labels)
+        rows = zip(*(column.tolist() for column in columns), measure(result), *label_rows, strict=True)
         return [Sample(case["case"], kind, *row) for kind, row in zip(prepared, rows, strict=True)]
 
     def _prepared(self, case: Mapping[str, str]) -> dict[str, Tensor]:
