@@ -193,11 +193,17 @@ def test_atlases_are_seen_by_the_folds_that_were_not_trained_with_them(data: Pat
     assert "fold_0 was trained with" in str(input_error_behind(caught.value))
 
 
-def test_atlases_that_cannot_be_used_are_all_named_and_one_alone_is_told(data: Path) -> None:
+def test_atlases_that_cannot_be_used_are_all_named_and_one_alone_is_told(
+    data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     settings: dict[str, Any] = {"deformable_registration": None}
+    label = nib.load(data / "labels/turned.nii")
+    front = np.minimum(np.asarray(label.dataobj), 1)
+    write_nifti(data / "labels/turned.nii", front, label.affine)
     prepare("segmentation", data, atlases="1", **settings).run()
     report = json.loads((data / "out" / "target" / "target.json").read_text())
     assert report["warnings"] == ["one atlas alone: there is nothing to fuse"]
+    assert "atlas turned has no posterior, which other atlases have" in caplog.text
 
     prepare("segmentation", data, test_list="training", output_dir=str(data / "own"), **settings).run()
     report = json.loads((data / "own" / "fine" / "fine.json").read_text())

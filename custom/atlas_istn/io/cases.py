@@ -76,13 +76,16 @@ def find_cases(
     """
     folder = Path(dataset_dir)
     if not folder.is_dir():
-        raise InputError(f"dataset_dir {folder}: no such folder. Expected a folder with images. Check the path.")
+        raise InputError(f"{folder}: no such folder. Expected a data set, a folder with images. Check the path.")
     unused: dict[str, str] = {}
     source = _list_file(folder, data_list_file)
     if source.is_file():
         entries = _listed(folder, source, list_name, with_labels)
     elif with_labels:
-        raise InputError(f"{folder}: no dataset.json, which says where the labels are. Add one, or run without labels.")
+        raise InputError(
+            f"{folder}: no dataset.json, which says where the labels are. Have `python -m atlas_istn plan` make one "
+            "(data_list_file), or run without labels."
+        )
     else:
         images, unused = _found(folder)
         joined = join_channels(images) if several_channels else [ImagePath([str(path)]) for path in images]

@@ -39,6 +39,7 @@ class AtlasLoader:
         cases: of the atlases, with labels, as `find_cases` lists them.
         transform: from the paths of an image and its label to tensors on the model's grid, ``[C, *shape]`` and class
             indices ``[1, *shape]``.
+        label_names: class index → name.
         learned: a learned atlas that the results are of, and which is written beside them, in place of their mean.
     """
 
@@ -47,11 +48,13 @@ class AtlasLoader:
         network: AtlasSet,
         cases: Sequence[dict[str, str]],
         transform: Callable[[dict[str, str]], Any],
+        label_names: Mapping[int, str],
         learned: LearnedAtlas | None = None,
     ) -> None:
         self.network = network
         self.cases = cases
         self.transform = transform
+        self.label_names = label_names
         self.learned = learned
 
     def attach(self, engine: Engine) -> None:
@@ -81,9 +84,20 @@ class AtlasLoader:
         images, labels = (torch.stack(tensors) for tensors in zip(*found, strict=True))
         sources = [files_of(case["image"])[0] for case in self.cases]
         self.network.fill([case["case"] for case in self.cases], images, labels, sources)
+        self._tell_missing(labels)
         if self.learned:
             self.network.show(self.learned.network)
         logger.info("%d atlas%s", len(images), "es" if len(images) > 1 else ": its labels are all that can be fused")
+
+
+    def _tell_missing(self, labels: Tensor) -> None:
+        """Say which of the labels that others have an atlas lacks; it may be cut off there, or labelled otherwise."""
+        everyone = set(labels.unique().tolist())
+        for case, label in zip(self.cases, labels, strict=True):
+            lacking = [self.label_names[index] for index in sorted(everyone - set(label.unique().tolist()))]
+            if lacking:
+                others = "which other atlases have: there it votes for what it has"
+                logger.warning("atlas %s has no %s, %s", case["case"], ", ".join(lacking), others)
 
 
 def load_registration(model: str, spacing: Sequence[float], device: torch.device | str) -> NetworkRegistration:

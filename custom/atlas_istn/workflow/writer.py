@@ -52,7 +52,7 @@ _NO_COLUMNS = ("volume_unit", "channels", KEY)  # of a report, in the summary
 _PREDICTED = {"dice": "predicted Dice", "low": "predicted Dice, low", "high": "predicted Dice, high"}
 """Key of an estimate in a report → its column in the summary, behind the name of the label."""
 _SAME = 1 - 1e-5  # correlation of an image with itself, but for rounding
-_LIKE = 0.3  # correlation of image and registered atlas, below which they have little in common
+_LIKE = 0.5  # correlation of image and registered atlas, below which they have little in common
 LARGER = "the image is larger than the model's grid: what lies outside it was not segmented"
 
 
