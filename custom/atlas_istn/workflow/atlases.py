@@ -89,7 +89,6 @@ class AtlasLoader:
             self.network.show(self.learned.network)
         logger.info("%d atlas%s", len(images), "es" if len(images) > 1 else ": its labels are all that can be fused")
 
-
     def _tell_missing(self, labels: Tensor) -> None:
         """Say which of the labels that others have an atlas lacks; it may be cut off there, or labelled otherwise."""
         everyone = set(labels.unique().tolist())
