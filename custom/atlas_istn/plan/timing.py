@@ -26,7 +26,7 @@ __all__ = ["Costs", "decide_length", "measure_costs"]
 _STEPS = 4  # that are timed, behind one that is not
 _EPOCHS = (10, 2000)
 _HOURS = 0.75  # by default
-_VALIDATIONS = 8
+_VALIDATIONS = 6
 _BATCH = {2: 10, 3: 2}
 _EVALUATIONS = 2  # of the validation list when training is over
 _ATLAS_ITERATIONS = 0.4  # of the refinement's, in a rebuild of the atlas
@@ -57,7 +57,7 @@ def batch_size(dim: int, training: int) -> int:
 
 
 def measure_costs(train_config: Path, settings: Mapping[str, Any], batch: int, extent: Sequence[float]) -> Costs:
-    """Time training steps, forward passes and a refinement with random images, and steps of the locator's training.
+    """Time training steps, forward passes, a whole refinement (random images), and steps of the locator's training.
 
     Args:
         train_config: ``train.yaml``.
@@ -71,6 +71,8 @@ def measure_costs(train_config: Path, settings: Mapping[str, Any], batch: int, e
     parser = ConfigParser()
     parser.read_config(str(train_config))
     parser.update({**settings, "batch_size": batch, "num_workers": 0})
+    # The refinement of a random case may settle at once; that of a true one hardly ever does.
+    parser["refinement#patience"] = parser["refine_iterations"]
     network, loss, optimizer = (parser.get_parsed_content(name) for name in ("network", "loss", "optimizer"))
     joint, refinement = parser.get_parsed_content("train#network"), parser.get_parsed_content("refinement")
     augment = parser.get_parsed_content("train#augmentation")
