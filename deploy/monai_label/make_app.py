@@ -51,6 +51,8 @@ def make_app(bundle: Path, app: Path, data_config: str) -> None:
     with zipfile.ZipFile(bundle) as archive:
         archive.extractall(model.parent)
     configs = model / "configs"
+    if not (configs / "train.yaml").is_file():  # a bundle of atlases, which is not trained
+        return
     own = [configs / data_config] if (configs / "data").is_dir() else []
     config = training_config([configs / "train.yaml", *own, CHANGES])
     ConfigParser.export_config_file(config, configs / "train.yaml", fmt="yaml", sort_keys=False)

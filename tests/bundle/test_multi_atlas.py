@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -255,3 +256,38 @@ def test_a_network_that_fuses_is_trained_and_votes(data: Path, kind: str, small:
     with pytest.raises(RuntimeError) as caught:
         prepare("segmentation", data, over=(kind,), output_dir=str(data / "none"), **small).run()
     assert "fusion_path: expected" in str(input_error_behind(caught.value))
+
+
+def test_packed_atlases_segment_without_their_data_as_hosts_run_a_bundle(data: Path, tmp_path: Path) -> None:
+    """The same as with the data: by the bundle itself, and by the parts that MONAI Label takes of it."""
+    quick: dict[str, Any] = {"deformable_registration": None}
+    prepare("segmentation", data, **quick).run()
+    bundle = tmp_path / "bundle"
+    prepare("pack_atlases", data, **quick | {"output_dir": str(bundle)}).run()
+    with pytest.raises(RuntimeError) as caught:
+        prepare("pack_atlases", data, **quick | {"output_dir": str(bundle)}).run()
+    assert "holds a model already" in str(input_error_behind(caught.value))
+    shutil.rmtree(data / "labels")
+    expected = np.asarray(nib.load(data / "out" / "target" / "target_seg.nii.gz").dataobj)
+
+    config = str(bundle / "configs" / "inference.yaml")
+    settings = {"output_dir": str(data / "again"), "dataset_dir": str(data)}
+    run = ConfigWorkflow(config, workflow_type="infer", run_id="inference", logging_file=False, **settings)
+    run.initialize()
+    run.run()
+    found = np.asarray(nib.load(data / "again" / "target" / "target_seg.nii.gz").dataobj)
+    np.testing.assert_array_equal(found, expected)
+    report = json.loads((data / "again" / "target" / "target.json").read_text())
+    assert [note["atlas"] for note in report["atlases"]] == ["fine", "plain", "turned"]
+
+    parser = ConfigParser()
+    parser.read_config(config)
+    network = parser.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
+    item = parser.get_parsed_content("preprocessing")({"image": str(data / "images" / "target.nii")})
+    item["pred"] = parser.get_parsed_content("inferer")(item["image"][None], network)[0]
+    item = parser.get_parsed_content("postprocessing")(item)
+    np.testing.assert_array_equal(np.asarray(item["pred"][0]), expected)
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    assert channels == {"0": "background", "1": "anterior", "2": "posterior"}

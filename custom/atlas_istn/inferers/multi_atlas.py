@@ -32,12 +32,14 @@ __all__ = ["AtlasSet", "MultiAtlasInferer", "NetworkRegistration"]
 
 
 class AtlasSet(nn.Module):
-    """Images with labels that stand in the place of a network. It is empty until `fill` is called.
+    """Images with labels that stand in the place of a network. Until `fill` is called, or a state loaded, it has none.
 
     Args:
         spatial_size: shape of the grid on which they are.
         num_classes: with the background.
         spacing: voxel size of the grid in millimetres.
+        names: of the atlases that a state dict has.
+        in_channels: of these.
 
     Attributes:
         names: of the atlases.
@@ -55,17 +57,24 @@ class AtlasSet(nn.Module):
     stn: Any
     locator: Any
 
-    def __init__(self, spatial_size: Sequence[int], num_classes: int, spacing: Sequence[float]) -> None:
+    def __init__(
+        self,
+        spatial_size: Sequence[int],
+        num_classes: int,
+        spacing: Sequence[float],
+        names: Sequence[str] = (),
+        in_channels: int = 1,
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.spacing = tuple(spacing)
-        self.names: tuple[str, ...] = ()
-        self.sources: tuple[str, ...] = ()
+        self.names = tuple(names)
+        self.sources = ("",) * len(names)
         self.stn = self.locator = None
-        self.register_buffer("images", torch.empty(0, 1, *spatial_size))
-        self.register_buffer("labels", torch.empty(0, *spatial_size, dtype=torch.int16))
+        self.register_buffer("images", torch.zeros(len(names), in_channels, *spatial_size))
+        self.register_buffer("labels", torch.zeros(len(names), *spatial_size, dtype=torch.int16))
         self.register_buffer("atlas_labels", torch.zeros(1, num_classes, *spatial_size))
-        self.register_buffer("atlas_image", torch.zeros(1, 1, *spatial_size))
+        self.register_buffer("atlas_image", torch.zeros(1, in_channels, *spatial_size))
 
     def fill(self, names: Sequence[str], images: Tensor, labels: Tensor, sources: Sequence[str] = ()) -> None:
         """Take in the atlases, on the device of those that it had.

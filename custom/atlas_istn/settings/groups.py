@@ -36,6 +36,8 @@ PARTS = (
     "join_pairs",
     "atlas_cases",
     "atlas_preprocessing",
+    "atlas_bundle",
+    "pack_atlases",
     "predicted_registration",
     "warp_cache",
     "registering_models",
