@@ -47,6 +47,7 @@ def main() -> None:
     settings: dict[str, Any] = dict(text.split("=", 1) for text in options.set)
     for name, value in settings.items():
         config[name] = value
+    config["dataset#data"] = "@pairs"  # all, whatever an output folder holds
     network, ours = config.get_parsed_content("network"), config.get_parsed_content("inferer")
     config.get_parsed_content("loader")()
     network.eval()

@@ -51,6 +51,7 @@ def test_pairs_of_a_batch_do_not_meet(mode: str, ring: Callable[..., torch.Tenso
     pairs = torch.cat([torch.cat([moving, ring(SHAPES[2], shift)[:, 1:]], dim=1) for shift in (1.0, -2.0)])
     inferer = PairInferer(mode, iterations=10, tolerance=0.0)
     together = inferer.infer(pairs, net)
+    assert (together.fit.iterations == 10).all()  # without a tolerance none settles before
     for index in range(2):
         alone = inferer.infer(pairs[index : index + 1], net)
         torch.testing.assert_close(

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..networks import PairISTN
 from ..networks.pair import split_pair
+from ..registration.descent import Adam, QuasiNewton
 from ..registration.objective import Objective, Pair, Regulariser, Similarity
 from ..registration.optimise import Fit, Phase, Retarget, Settling, optimise
 from ..registration.parameters import NetworkWeights, Parameters
@@ -80,12 +81,12 @@ class PairInferer:
 
     ``mode="weights"`` is the paper's recipe: the STN's weights are optimised, on a copy, one pair after another.
     ``mode="parameters"`` optimises the transformation's own parameters from the 1-pass; no network runs in the loop,
-    and the pairs of a batch are refined together but independently of each other. Either way the best iterate of each
-    pair is kept, and neither network nor inferer keeps any state.
+    and the pairs of a batch are refined together but independently of each other: by Adam, or an affine map alone by
+    BFGS. Either way the best iterate of each pair is kept, and neither network nor inferer keeps any state.
 
     Args:
         mode: ``"parameters"`` or ``"weights"``.
-        iterations: largest number of Adam steps; 0 returns the 1-pass.
+        iterations: largest number of steps; 0 returns the 1-pass.
         learning_rate: Adam's step size for weights; for parameters the transformation has its own.
         similarity: L, per-case error of two representations.
         regulariser: penalty of the displacement on its own grid.
@@ -169,7 +170,9 @@ class PairInferer:
                 parameters = NetworkWeights(network.predictor(moving), images, self.learning_rate, build, self.amp)
             mine = [] if structures is None else [self._structure_pair(structures[case])]
             objectives = [self._objective(moving[case], fixed[case], sigma, mine) for sigma in (*self.smoothing, 0.0)]
-            fits.append(optimise(parameters, objectives[0], self._phases(objectives), self.settling))
+            few = together and all(tensor.ndim == 2 for tensor in state)  # no field
+            method = QuasiNewton if few else Adam
+            fits.append(optimise(parameters, objectives[0], self._phases(objectives), self.settling, method))
         return Fit.cat(fits)
 
     def _structure_pair(self, structures: Tensor) -> Pair:

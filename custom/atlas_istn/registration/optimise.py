@@ -1,16 +1,18 @@
 # Copyright 2026 The Atlas-ISTN bundle developers
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The one loop that registers: gradient steps in phases, the best iterate of each case kept, an end when all settle."""
+"""The one loop that registers: descent in phases, the best iterate of each case kept, an end when all settle."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..spatial import Transform
+from .descent import Adam, Descent
 from .objective import Objective
 from .parameters import Parameters
 
@@ -41,7 +43,7 @@ class Settling:
     """When a case has settled: its objective improved by less than a fraction over some iterations of the last phase.
 
     Attributes:
-        tolerance: the fraction.
+        tolerance: the fraction; 0: none settles before the end.
         patience: the iterations.
     """
 
@@ -79,9 +81,13 @@ class Fit:
 
 
 def optimise(
-    parameters: Parameters, objective: Objective, phases: Sequence[Phase], settling: Settling | None = None
+    parameters: Parameters,
+    objective: Objective,
+    phases: Sequence[Phase],
+    settling: Settling | None = None,
+    method: Callable[[Sequence[dict[str, Any]]], Descent] = Adam,
 ) -> Fit:
-    """Minimise an objective by Adam. The cases of a batch do not interact unless they share parameters.
+    """Minimise an objective. The cases of a batch do not interact unless they share parameters.
 
     Costs one evaluation of the objective and its gradient per iteration. Works under ``no_grad``.
 
@@ -90,12 +96,13 @@ def optimise(
         objective: what is minimised.
         phases: one after another, at least one; without any iteration the start is judged and returned.
         settling: when to stop early.
+        method: `Adam`, or `QuasiNewton` for few parameters.
 
     Returns:
         The best iterates: no case is worse off than where it started, by its last objective.
     """
     settling = settling or Settling()
-    adam = torch.optim.Adam(parameters.groups(), fused=True)
+    descent = method(parameters.groups())
     best, curve = _Best(), []
     settled = torch.empty(0)
     for iteration, (phase, since) in enumerate(_schedule(phases)):
@@ -107,22 +114,24 @@ def optimise(
                     new, changed = phase.retarget(transform.detach())
                 objective = new or objective
                 best.forget(changed)  # with another objective, what was best is so no more
+            if since == 0:
+                descent.restart()
             terms = objective(transform)
             loss = (terms.misfit + phases[-1].weight * terms.penalty).detach()
             curve.append(loss)
             best.keep_better(state, loss)
             if iteration == 0:
                 settled = torch.full_like(loss, -1, dtype=torch.long)
-            if phase is phases[-1] and since >= settling.patience:
+            if settling.tolerance > 0 and phase is phases[-1] and since >= settling.patience:
                 reference = curve[-1 - settling.patience]
-                improved = reference - loss > settling.tolerance * reference
+                least = torch.stack(curve[-settling.patience :]).amin(dim=0)
+                improved = reference - least > settling.tolerance * reference
                 settled[~improved & (settled < 0)] = iteration
             if since == phase.iterations or bool((settled >= 0).all()):
                 break
-            adam.zero_grad(set_to_none=True)
-            # The gradient of a sum: each case has its own parameters.
-            (terms.misfit + phase.weight * terms.penalty).sum().backward()
-        adam.step()
+            minimised = terms.misfit + phase.weight * terms.penalty
+            minimised.sum().backward()  # the gradient of a sum: each case has its own parameters
+        descent.step(minimised.detach())
     settled[settled < 0] = len(curve) - 1
     return Fit(best.state, best.loss, settled, torch.stack(curve))
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -118,17 +118,18 @@ class Affine(Transformation):
 
     def build(self, grid: Grid) -> Build:
         """Return what makes transforms of raw parameters ``[B, P]``."""
-        return lambda parameters: Transform(None, self.matrix(parameters, grid), grid.shape, grid.spacing)
+        matrix = self.matrix(grid)
+        return lambda parameters: Transform(None, matrix(parameters), grid.shape, grid.spacing)
 
-    def matrix(self, parameters: Tensor, grid: Grid) -> Tensor:
-        """Return the matrices ``[B, dim, dim + 1]`` in centred millimetres of raw parameters ``[B, P]``."""
+    def matrix(self, grid: Grid) -> Callable[[Tensor], Tensor]:
+        """Return what makes matrices ``[B, dim, dim + 1]`` in centred millimetres of raw parameters ``[B, P]``."""
         extent = torch.tensor([(n - 1) * s / 2 for n, s in zip(grid.shape, grid.spacing, strict=True)])
         angles, axes = torch.ones(1 if grid.dim == 2 else 3), torch.ones(grid.dim)
         translation = extent if self.max_translation is None else self.max_translation * axes
         scale = self.max_log_scale * axes * (self.kind != "rigid")
         turn = [self.max_rotation * angles] if self.kind == "shear" else []
-        limits = torch.cat([translation, self.max_rotation * angles, scale, *turn]).to(parameters)
-        return affine_matrix(parameters * limits, limits)
+        limits = torch.cat([translation, self.max_rotation * angles, scale, *turn]).to(grid.device)
+        return lambda parameters: affine_matrix(parameters * limits, limits)
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,10 @@ class Deformation(Transformation):
         """Return what makes transforms of a field and affine parameters, where there are any."""
         model = self._model(grid.shape)
         still = torch.eye(grid.dim, grid.dim + 1, device=grid.device)[None]
+        matrix = self.affine.matrix(grid) if self.affine else None
 
         def make(field: Tensor, *parameters: Tensor) -> Transform:
-            affine = self.affine.matrix(parameters[0], grid) if self.affine else still.expand(len(field), -1, -1)
+            affine = matrix(parameters[0]) if matrix else still.expand(len(field), -1, -1)
             return Transform(self._bounded(field, grid), affine, grid.shape, grid.spacing, model)
 
         return make

@@ -11,6 +11,8 @@ Anisotropic voxels therefore do not shear a rotation.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
@@ -146,7 +148,7 @@ def affine_sampling_grid(
 ) -> Tensor:
     """Where an affine map takes the voxels of a window, as `resample` wants it.
 
-    A sum of one vector per axis: much cheaper than to multiply every voxel by the matrix.
+    One product with the voxels of the window, which are made once: cheap, backwards too.
 
     Args:
         matrix: ``[B, dim, dim + 1]``, in centred coordinates.
@@ -158,14 +160,30 @@ def affine_sampling_grid(
     Returns:
         ``[B, dim, *size]``, coordinates in [-1, 1] over the image, last axis first.
     """
-    dim = len(shape)
-    linear, offset = _in_voxels(matrix, spacing, shape)
-    unit = per_axis([2.0 / max(n - 1, 1) for n in shape], matrix)
-    linear, total = (linear * unit).flip(1), (offset * unit - 1.0).flip(1).reshape([-1, dim] + [1] * dim)
-    for k in range(dim):
-        line = torch.arange(start[k], start[k] + size[k], device=matrix.device, dtype=matrix.dtype)
-        total = total + linear[:, :, k].reshape([-1, dim] + [1] * dim) * line.reshape([size[k]] + [1] * (dim - 1 - k))
-    return total
+    unit = per_axis([2.0 / (max(n - 1, 1) * s) for n, s in zip(shape, spacing, strict=True)], matrix)
+    points = _centred_voxels(tuple(spacing), tuple(shape), tuple(start), tuple(size), matrix.dtype, matrix.device)
+    with torch.autocast(matrix.device.type, enabled=False):
+        mapped = (matrix * unit).flip(1) @ points
+    return mapped.reshape([-1, len(shape), *size])
+
+
+@lru_cache(maxsize=4)  # windows are as many as cases, and large
+def _centred_voxels(
+    spacing: tuple[float, ...],
+    shape: tuple[int, ...],
+    start: tuple[int, ...],
+    size: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """Homogeneous centred coordinates ``[dim + 1, N]`` of the voxels of a window."""
+    with torch.inference_mode(False):
+        axes = [
+            (torch.arange(first, first + count, dtype=dtype, device=device) - (n - 1) / 2) * step
+            for first, count, n, step in zip(start, size, shape, spacing, strict=True)
+        ]
+        points = torch.stack(torch.meshgrid(axes, indexing="ij")).flatten(1)
+        return torch.cat([points, torch.ones_like(points[:1])])
 
 
 def _in_voxels(matrix: Tensor, spacing: list[float], shape: list[int]) -> tuple[Tensor, Tensor]:
