@@ -3,7 +3,7 @@
 r"""Label fusion beside that of ANTs on the same warps, and how time and memory grow.
 
     python benchmarks/label_fusion.py agree DATA WORK --peers peers/bin/python
-    python benchmarks/label_fusion.py grow
+    python benchmarks/label_fusion.py grow --fusion STAPLE
     python benchmarks/label_fusion.py compare bundle/configs/inference.yaml DATA.yaml bundle/configs/multi_atlas.yaml \
         --dataset_dir DATA
 
@@ -92,15 +92,15 @@ def agree(dataset: Path, work: Path, peers: str, atlases: int, cases: int) -> No
         print(f"{name:56}" + "".join(f"{v:9.3f}" for v in mean) + "    " + "".join(f"{v:9.3f}" for v in least))
 
 
-def grow(search: int) -> None:
-    """Print CPU seconds and working memory of joint label fusion, for sizes and atlases; each in its own process."""
+def grow(fusion: str) -> None:
+    """Print CPU seconds and working memory of a fusion, for sizes and atlases; each in its own process."""
     print(f"{'size':>6}{'atlases':>9}{'voxels':>9}{'CPU-s':>9}{'MB input':>10}{'MB more':>9}")
     for size in (32, 64, 96):
         for atlases in (5, 10, 20):
-            print(_run([sys.executable, __file__, "once", str(size), str(atlases), str(search)]).rstrip(), flush=True)
+            print(_run([sys.executable, __file__, "once", str(size), str(atlases), fusion]).rstrip(), flush=True)
 
 
-def once(size: int, atlases: int, search: int) -> None:
+def once(size: int, atlases: int, fusion: str) -> None:
     """Fuse random atlases whose surfaces differ, and print the row of the table."""
     torch.manual_seed(0)
     pool = torch.nn.functional.avg_pool3d
@@ -114,7 +114,7 @@ def once(size: int, atlases: int, search: int) -> None:
     warped = WarpedAtlases(torch.stack(labels), torch.stack(images), target)
     del labels, images
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    fused, seconds = _timed(JointLabelFusion(search_radius=search), warped)
+    fused, seconds = _timed(_FUSIONS[fusion], warped)
     more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
     given = (warped.labels.nbytes + 4 * (atlases + 1) * size**3) / 2**20
     print(f"{size:5}³{atlases:9}{len(fused.voxels):9}{seconds:9.2f}{given:10.1f}{more:9.1f}")
@@ -181,15 +181,16 @@ def main() -> None:
     agreeing.add_argument("--atlases", type=int, default=10)
     agreeing.add_argument("--cases", type=int, default=10)
     growing = commands.add_parser("grow")
-    growing.add_argument("--search", type=int, default=1)
+    growing.add_argument("--fusion", choices=_FUSIONS, default="JLF, search 1")
     comparing = commands.add_parser("compare")
     comparing.add_argument("configs", nargs="+")
     comparing.add_argument("--dataset_dir", required=True)
     comparing.add_argument("--list", default="test")
     comparing.add_argument("--data_list_file", default="")
     single = commands.add_parser("once")
-    for name in ("size", "atlases", "search"):
+    for name in ("size", "atlases"):
         single.add_argument(name, type=int)
+    single.add_argument("fusion", choices=_FUSIONS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.command == "agree":
@@ -201,9 +202,9 @@ def main() -> None:
         finding |= {"dataset_dir": "@dataset_dir", "data_list_file": "@data_list_file"}
         compare(arguments.configs, **lists, data_list_file=arguments.data_list_file or None, cases=finding)
     elif arguments.command == "grow":
-        grow(arguments.search)
+        grow(arguments.fusion)
     else:
-        once(arguments.size, arguments.atlases, arguments.search)
+        once(arguments.size, arguments.atlases, arguments.fusion)
 
 
 if __name__ == "__main__":
