@@ -17,7 +17,7 @@ __all__ = ["LABEL_MEASURES", "dice_of_labels", "measure_labels"]
 
 LABEL_MEASURES = ("disagreement", "one_pass", "doubt", "entropy", "unlikeness")
 """Names of what `measure_labels` measures, in its order."""
-_WINDOW = 9  # voxels: of the correlation of image and atlas
+_WINDOW = 5  # voxels: of the correlation of image and atlas
 _BAND = 5  # voxels: of the band about the border of a label
 _FLAT = 1e-5  # least variance in a window, of intensities from 0 to 1
 

@@ -4,9 +4,10 @@
 
 The logit of a label's Dice is a line of the logits of its measures, with weights that all labels share and that are not
 positive: a worse measure never promises a better Dice. The interval is conformal, a CV+ (Barber et al. 2021) with
-residuals in units of what is usual at such a Dice. The residual of a run is that of a line which has seen neither its
-patient nor, if its image is degraded, its kind of fault, so the interval allows for faults that nobody thought of. Each
-patient weighs the same, however many runs of him there are (hierarchical conformal prediction, Lee et al. 2023).
+residuals in units of what is usual at such measures; nor does a worse measure promise smaller ones. The residual of a
+run is that of a line which has seen neither its patient nor, if its image is degraded, its kind of fault, so the
+interval allows for faults that nobody thought of. Each patient weighs the same, however many runs of him there are
+(hierarchical conformal prediction, Lee et al. 2023).
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ __all__ = ["COVERAGE", "FEWEST_PATIENTS", "DicePredictor", "Estimate", "Outcome"
 COVERAGE = 0.9
 FEWEST_PATIENTS = math.ceil(COVERAGE / (1 - COVERAGE) - 1e-9)
 """A new patient lies beyond all of n with a probability of 1 / (n + 1): of fewer, no finite interval is wide enough."""
-_RIDGE = 0.1  # of the number of runs: measures that tell the same share the weight
+_RIDGE = 1.0  # of the number of patients: measures that tell the same share the weight, and new faults surprise less
 _EDGE = 0.005  # Dice at both ends that the logit does not tell apart
 _FLAT = 1e-3  # least standard deviation of a logit
-_STEEPEST = -1.0  # growth of the logarithm of the residuals with the logit of the Dice
+_SMALL = 0.03  # residual of a logit below which size means nothing
 
 Array = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int_]
@@ -136,21 +137,23 @@ class _Line:
         variance = np.einsum("sl,slf->lf", share, (measures - self.centre) ** 2) / total[:, None]
         self.scale = np.maximum(np.sqrt(variance), _FLAT)
         self.offset = (share * np.where(known, dice, 0.0)).sum(axis=0) / total
-        self.weights, self.slope = np.zeros(measures.shape[2]), 0.0
-        root = np.sqrt(share[known])
-        rows = root[:, None] * ((measures - self.centre) / self.scale)[known]
-        ridge = math.sqrt(_RIDGE * share.sum()) * np.eye(len(self.weights))
-        aims = np.concatenate([root * (dice - self.offset)[known], np.zeros(len(ridge))])
-        self.weights = -nnls(np.concatenate([-rows, ridge]), aims)[0]
-        mean, _ = self(measures)
-        middle = root * (mean[known] - np.average(mean[known], weights=share[known]))
-        size = root * np.log(np.abs(dice - mean)[known] + _FLAT)
-        slope = (middle * size).sum() / ((middle**2).sum() + _RIDGE * share.sum())
-        self.slope = float(np.clip(slope, _STEEPEST, 0.0))
+        rows, weights = ((measures - self.centre) / self.scale)[known], share[known]
+        self.weights = -_not_negative(-rows, (dice - self.offset)[known], weights)
+        residuals = (dice - self.offset)[known] - rows @ self.weights
+        sizes = np.log(np.abs(residuals) + _SMALL)
+        self.growth = _not_negative(rows, sizes - np.average(sizes, weights=weights), weights)
 
     def __call__(self, measures: Array) -> tuple[Array, Array]:
-        mean = self.offset + ((measures - self.centre) / self.scale) @ self.weights
-        return mean, np.exp(self.slope * mean)
+        values = (measures - self.centre) / self.scale
+        return self.offset + values @ self.weights, np.exp(values @ self.growth)
+
+
+def _not_negative(rows: Array, aims: Array, weights: Array) -> Array:
+    """Weights of a ridge regression, none of them negative."""
+    root = np.sqrt(weights)
+    ridge = math.sqrt(_RIDGE * weights.sum()) * np.eye(rows.shape[1])
+    found: Array = nnls(np.concatenate([root[:, None] * rows, ridge]), np.append(root * aims, np.zeros(len(ridge))))[0]
+    return found
 
 
 def _shares(patients: Numbers, known: npt.NDArray[np.bool_]) -> Array:
