@@ -4,7 +4,8 @@
 
 A result is bad if its Dice (mean over labels, on the model's grid) is more than --drop below the median of the
 undegraded images, and spoiled if it is so far below that of the same image undegraded. Prints the area under the ROC
-curve of the score and of every measure by itself for both, and what the flags found; draws the curves for bad results.
+curve of the score and of every measure by itself for both, what the flags found, and how often the Dice of a label lies
+within its predicted interval; draws the curves for bad results.
 The check must be calibrated first, on other cases than those of --list:
 
     python -m monai.bundle run calibrate --config_file bundle/configs/calibrate.yaml ...
@@ -24,7 +25,7 @@ import torch
 from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
 from monai.metrics import DiceMetric
-from scipy.stats import mannwhitneyu
+from scipy.stats import binomtest, mannwhitneyu, spearmanr
 from torch.nn.functional import one_hot
 from tqdm import tqdm
 
@@ -33,6 +34,7 @@ from atlas_istn.io.cases import find_cases
 from atlas_istn.io.files import write_whole
 from atlas_istn.io.loading import read_volume
 from atlas_istn.io.outputs import write_csv
+from atlas_istn.workflow.label_measures import dice_of_labels, measure_labels
 from atlas_istn.workflow.measures import measure
 from atlas_istn.workflow.quality import REASONS, QualityCheck
 
@@ -75,14 +77,39 @@ def _measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         result = inferer.infer(images, network)
         masks = [one_hot(labels, classes).movedim(-1, 1) for labels in (result.segmentation.argmax(dim=1), truth)]
         dice = DiceMetric(include_background=False)(masks[0], masks[1].expand_as(masks[0])).nanmean(dim=1)
-        measures = measure(result)
+        measures, of_labels = measure(result), measure_labels(result, images, network.atlas_image).tolist()
+        labels = dice_of_labels(result.segmentation, masks[1].expand_as(masks[0]).float()).tolist()
         for index, (kind, strength) in enumerate(conditions):
             mine = measures[index]
             verdict = check(mine)
             about = {"case": case["case"], "kind": kind, "strength": strength, "dice": float(dice[index])}
             scores = check.population.z_scores(mine)
             rows.append({**about, "flag": verdict.flag, "score": verdict.score, **scores})
+            found = check.predict(of_labels[index])
+            for label, estimate in enumerate(found if isinstance(found, list) else [], 1):
+                if estimate:
+                    rows[-1] |= {f"{label} {name}": value for name, value in estimate._asdict().items()}
+                    rows[-1][f"{label} true"] = labels[index][label - 1]
     return rows
+
+
+def _print_predicted(rows: Sequence[dict[str, Any]]) -> None:
+    """Of each label: how many results lie within their interval, how wide it is, and how well the Dice is ranked."""
+    labels = [key.removesuffix(" true") for key in rows[0] if key.endswith(" true")]
+    print("label  images        within  95 % (Wilson)  median width  Spearman  of the ITN's entropy")
+    for label in labels:
+        for name in ("clean", "degraded", *sorted({row["kind"] for row in rows} - {"clean"})):
+            chosen = [row for row in rows if name in ("clean" if row["kind"] == "clean" else "degraded", row["kind"])]
+            true, dice, low, high = (
+                np.array([row[f"{label} {key}"] for row in chosen]) for key in ("true", "dice", "low", "high")
+            )
+            within = int(((low <= true) & (true <= high)).sum())
+            ends = binomtest(within, len(chosen)).proportion_ci(method="wilson")
+            ranks = [spearmanr(values, true).statistic for values in (dice, [-row["itn_entropy"] for row in chosen])]
+            print(
+                f"{label:7}{name:14}{within:>4}/{len(chosen):<4}{ends.low:8.2f} to {ends.high:.2f}"
+                f"{np.median(high - low):12.3f}{ranks[0]:10.2f}{ranks[1]:13.2f}"
+            )
 
 
 def _area(scores: np.ndarray, bad: np.ndarray) -> float:
@@ -139,6 +166,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     rows = _measure(arguments)
     write_csv(rows, Path(arguments.picture).with_suffix(".csv"))
+    _print_predicted(rows)
     dice = np.array([row["dice"] for row in rows])
     limit = float(np.median([row["dice"] for row in rows if row["kind"] == "clean"])) - arguments.drop
     bad = dice < limit

@@ -26,7 +26,7 @@ __all__ = ["COVERAGE", "FEWEST_PATIENTS", "DicePredictor", "Estimate", "Outcome"
 COVERAGE = 0.9
 FEWEST_PATIENTS = math.ceil(COVERAGE / (1 - COVERAGE) - 1e-9)
 """A new patient lies beyond all of n with a probability of 1 / (n + 1): of fewer, no finite interval is wide enough."""
-_RIDGE = 1.0  # of the number of patients: measures that tell the same share the weight, and new faults surprise less
+_RIDGE = 0.1  # of the number of patients: measures that tell the same share the weight
 _EDGE = 0.005  # Dice at both ends that the logit does not tell apart
 _FLAT = 1e-3  # least standard deviation of a logit
 _SMALL = 0.03  # residual of a logit below which size means nothing
