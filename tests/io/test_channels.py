@@ -117,9 +117,9 @@ def test_channels_of_lists_and_folders_are_one_case(tmp_path: Path) -> None:
 def test_a_result_is_made_of_all_files(tmp_path: Path) -> None:
     image = save_apart(tmp_path, "a")
     cohort = Cohort(find_cases(str(tmp_path), several_channels=True), str(tmp_path), {})
-    before = cohort.key(image)
+    before = cohort.key({"image": image})
     save(tmp_path / "a_0001.nii.gz", NOISE[1] + 1)
-    assert cohort.key(image) != before
+    assert cohort.key({"image": image}) != before
 
 
 def test_every_channel_is_scaled_by_itself() -> None:

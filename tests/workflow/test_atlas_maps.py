@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,8 +29,9 @@ def test_maps_of_atlases_are_written_on_the_grid_of_the_image(
     image = MetaTensor(torch.zeros(1, 1, *shape), affine=torch.diag(torch.tensor([2.0, 1.0, 1.0, 1.0])))
     result = Result(torch.zeros(1, 3, *shape), 0.0, maps=AtlasMaps(labels, agreement, winner))
     output = {key: value[0] for key, value in to_dictionary(result.case(0), image).items()}
-    batch = {"case": "scan", "source": source, "reference": "", "grid_affine": np.eye(4)}
-    case = CaseResult.of(batch, output, result, torch.zeros(1, 3, *shape))
+    batch = {"image": image[0], "case": "scan", "source": source, "reference": "", "grid_affine": np.eye(4)}
+    network = SimpleNamespace(atlas_labels=torch.zeros(1, 3, *shape), atlas_image=torch.zeros(1, 1, *shape))
+    case = CaseResult.of(batch, output, result, network)
     assert list(case.atlas_maps) == list(ATLAS_MAPS)
     write_atlas_maps(case, tmp_path, VALUES)
     suffix = source.removeprefix("scan")
