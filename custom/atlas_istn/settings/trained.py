@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from monai.bundle import ConfigParser
@@ -25,6 +26,8 @@ _OF_THE_RUN = ("device", "resume", "overwrite", "bundle_root")
 _OF_DATA = ("dataset_dir", "data_list_file")
 _OF_WORKFLOW = ("inferer",)
 """Beside the shared ids, what means the same in training and in inference."""
+_SEVERAL_PROCESSES = "multi_gpu_train.yaml"
+"""Beside the bundle's configurations: what a training in several processes stacks on them."""
 _CALIBRATED = {"confidence": "@refine_confidence", "trust": "@refine_trust"}
 """Of the refinement, what a training leaves out; see ``parts/training.yaml``."""
 _WIDTH = 120
@@ -55,7 +58,7 @@ def trained_configs(
     """
     files = {name: [parts_dir / f"{part}.yaml" for part in parts] for name, (parts, _) in family.files.items()}
     shared = {name for part in family.shared for name in blocks(parts_dir / f"{part}.yaml")}
-    changed = _changed(files[_TRAINING], config)
+    changed = _changed(files[_TRAINING], _of_one_process(config, parts_dir, files[_TRAINING]))
     values = {name: changed[name] for name in changed if name in {*shared, *_OF_DATA, *_OF_WORKFLOW}}
     values |= chosen
     if "refinement" in values:
@@ -67,6 +70,33 @@ def trained_configs(
             paths, _as_blocks({"bundle_root": str(bundle_root.absolute()), **mine}, paths)
         )
     return texts
+
+
+def _of_one_process(config: Mapping[str, Any], parts_dir: Path, paths: list[Path]) -> dict[str, Any]:
+    """A configuration without what a run in several processes adds, so that its bundle trains in one."""
+    folders = (parts_dir.parent, parts_dir.parent.parent)
+    overlay = next((file for folder in folders if (file := folder / _SEVERAL_PROCESSES).is_file()), None)
+    single, parts = copy.deepcopy(dict(config)), ConfigParser()
+    parts.read_config([str(path) for path in paths])
+    for key, value in yaml.safe_load(overlay.read_text(encoding="utf-8")).items() if overlay else ():
+        *above, name = key.removeprefix("+").split("#")
+        mine, default = _within(single, above), _within(parts.config, above)
+        if key.startswith("+"):
+            mine[name] = [entry for entry in mine.get(name, []) if entry not in value]
+        elif mine.get(name) != value:
+            continue
+        elif name in default:
+            mine[name] = default[name]
+        else:
+            del mine[name]
+    return {name: value for name, value in single.items() if value != [] or name in parts.config}
+
+
+def _within(tree: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
+    """What stands in a configuration under a path of ids; empty where nothing does."""
+    for name in path:
+        tree = tree.get(name, {})
+    return cast(dict[str, Any], tree)
 
 
 def _changed(paths: list[Path], config: Mapping[str, Any]) -> dict[str, Any]:
