@@ -227,6 +227,18 @@ def test_without_data_set_and_scores_there_are_outlines_alone(tmp_path: Path) ->
     assert html.count('class="c-refine"') == 3
 
 
+def test_a_run_without_calibration_is_not_rated(tmp_path: Path) -> None:
+    dataset, output = write_run(tmp_path, 2)
+    for path in output.glob("*/*.json"):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if "quality" in report:
+            path.write_text(json.dumps(report | {"quality": "not calibrated (n = 2)"}), encoding="utf-8")
+    write_report(output, dataset)
+    html = (output / "report.html").read_text(encoding="utf-8")
+    assert '<span class="flag unrated">not calibrated (n = 2)</span>' in html
+    assert "not rated" in html
+
+
 def test_what_cannot_be_reported_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Run inference first"):
         write_report(tmp_path)

@@ -285,11 +285,12 @@ def _page(
     size = float(segmentation.pixdim[:dim].prod()) * units.scale
     scores = {result: [row["dice"] for row in rows.values()] for result, rows in metrics.items()}
     topology = topology_badges(report, atlas.topology if atlas else {})
+    flag = report.get("quality", "")
     return CasePage(
         folder.name,
         report,
         results,
-        report.get("quality", "unrated"),
+        flag if flag in FLAGS else "unrated",
         topology + fold_badges(report),
         {name: float((segmentation == value).sum()) * size for name, value in report["labels"].items()},
         metrics,
