@@ -58,7 +58,9 @@ def trained_configs(
     """
     files = {name: [parts_dir / f"{part}.yaml" for part in parts] for name, (parts, _) in family.files.items()}
     shared = {name for part in family.shared for name in blocks(parts_dir / f"{part}.yaml")}
-    changed = _changed(files[_TRAINING], _of_one_process(config, parts_dir, files[_TRAINING]))
+    parts = ConfigParser()
+    parts.read_config([str(path) for path in files[_TRAINING]])
+    changed = _changed(parts.config, _of_one_process(parts.config, config, parts_dir))
     values = {name: changed[name] for name in changed if name in {*shared, *_OF_DATA, *_OF_WORKFLOW}}
     values |= chosen
     if "refinement" in values:
@@ -72,15 +74,14 @@ def trained_configs(
     return texts
 
 
-def _of_one_process(config: Mapping[str, Any], parts_dir: Path, paths: list[Path]) -> dict[str, Any]:
+def _of_one_process(parts: Mapping[str, Any], config: Mapping[str, Any], parts_dir: Path) -> dict[str, Any]:
     """A configuration without what a run in several processes adds, so that its bundle trains in one."""
     folders = (parts_dir.parent, parts_dir.parent.parent)
     overlay = next((file for folder in folders if (file := folder / _SEVERAL_PROCESSES).is_file()), None)
-    single, parts = copy.deepcopy(dict(config)), ConfigParser()
-    parts.read_config([str(path) for path in paths])
+    single = copy.deepcopy(dict(config))
     for key, value in yaml.safe_load(overlay.read_text(encoding="utf-8")).items() if overlay else ():
         *above, name = key.removeprefix("+").split("#")
-        mine, default = _within(single, above), _within(parts.config, above)
+        mine, default = _within(single, above), _within(parts, above)
         if key.startswith("+"):
             mine[name] = [entry for entry in mine.get(name, []) if entry not in value]
         elif mine.get(name) != value:
@@ -89,7 +90,7 @@ def _of_one_process(config: Mapping[str, Any], parts_dir: Path, paths: list[Path
             mine[name] = default[name]
         else:
             del mine[name]
-    return {name: value for name, value in single.items() if value != [] or name in parts.config}
+    return {name: value for name, value in single.items() if value != [] or name in parts}
 
 
 def _within(tree: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
@@ -99,11 +100,9 @@ def _within(tree: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
     return cast(dict[str, Any], tree)
 
 
-def _changed(paths: list[Path], config: Mapping[str, Any]) -> dict[str, Any]:
+def _changed(parts: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """What a configuration has other than the parts do."""
-    parser = ConfigParser()
-    parser.read_config([str(path) for path in paths])
-    defaults = {**parser.config, **check_settings(parser.config)}
+    defaults = {**parts, **check_settings(parts)}
     changed = {
         name: value
         for name, value in config.items()

@@ -110,8 +110,7 @@ def load_registration(model: str, spacing: Sequence[float], device: torch.device
     Raises:
         InputError: there is none, it cannot be used, or its voxel size is another.
     """
-    parser = _bundle(model, "registration", device, {"spacing": list(spacing)})
-    parser.get_parsed_content("loader")()
+    parser = _loaded(model, "registration", device, {"spacing": list(spacing)})
     return NetworkRegistration(parser.get_parsed_content("network"), parser.get_parsed_content("inferer"))
 
 
@@ -134,9 +133,7 @@ def load_learned_atlas(
     Raises:
         InputError: there is none, it cannot be used, or its grid or its labels are others.
     """
-    wanted = {"spatial_size": list(spatial_size), "spacing": list(spacing), "label_names": dict(label_names)}
-    parser = _bundle(model, "inference", device, wanted)
-    parser.get_parsed_content("loader")()
+    parser = _atlas_istn(model, spatial_size, spacing, label_names, device)
     return LearnedAtlas(parser.get_parsed_content("network"), parser.get_parsed_content("inferer"))
 
 
@@ -159,11 +156,9 @@ def load_folds(
     Raises:
         InputError: a folder has no model, its grid or labels are others, or the data that it was trained with are gone.
     """
-    wanted = {"spatial_size": list(spatial_size), "spacing": list(spacing), "label_names": dict(label_names)}
     folds = []
     for folder in folders:
-        parser = _bundle(folder, "inference", device, wanted)
-        parser.get_parsed_content("loader")()
+        parser = _atlas_istn(folder, spatial_size, spacing, label_names, device)
         training = _bundle(folder, "train", device, {})
         dataset, name, file = (training.get_parsed_content(i) for i in ("dataset_dir", "train_list", "data_list_file"))
         cases = find_cases(dataset, name, with_labels=True, data_list_file=file)
@@ -200,6 +195,25 @@ def vote_net(network: VoteNet, path: str, fusion: LabelFusion) -> PredictedTrust
     """
     _load(network, path)
     return PredictedTrust(network, fusion)
+
+
+def _atlas_istn(
+    model: str,
+    spatial_size: Sequence[int],
+    spacing: Sequence[float],
+    label_names: Mapping[Any, str],
+    device: torch.device | str,
+) -> ConfigParser:
+    """The inference of a trained Atlas-ISTN, with its weights, for a grid and labels."""
+    wanted = {"spatial_size": list(spatial_size), "spacing": list(spacing), "label_names": dict(label_names)}
+    return _loaded(model, "inference", device, wanted)
+
+
+def _loaded(model: str, name: str, device: torch.device | str, wanted: Mapping[str, Any]) -> ConfigParser:
+    """The same as `_bundle`, with the weights in its network."""
+    parser = _bundle(model, name, device, wanted)
+    parser.get_parsed_content("loader")()
+    return parser
 
 
 def _bundle(model: str, name: str, device: torch.device | str, wanted: Mapping[str, Any]) -> ConfigParser:

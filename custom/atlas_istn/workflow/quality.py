@@ -16,6 +16,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -84,6 +85,11 @@ class Population:
         """Whether there are cases enough to tell what is usual."""
         return self.cases >= FEWEST_CASES
 
+    @cached_property
+    def predictor(self) -> DicePredictor:
+        """Predicts the Dice of a label from the outcomes."""
+        return DicePredictor(self.outcomes)
+
     @classmethod
     def of(
         cls, measures: Sequence[Measures], weights: str = "", settings: Mapping[str, Any] | None = None
@@ -112,9 +118,8 @@ class Population:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            outcomes = [Outcome(**row) for row in content.pop("outcomes", [])]
-            population = cls(**content, outcomes=outcomes)
-            DicePredictor(outcomes)
+            population = cls(**content | {"outcomes": [Outcome(**row) for row in content.get("outcomes", [])]})
+            _ = population.predictor  # made now, where outcomes that do not fit each other are told
             if population.sufficient and not set(REASONS) <= set(population.median) & set(population.spread):
                 raise KeyError("a measure is missing")
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -178,12 +183,12 @@ class QualityCheck:
     ) -> None:
         self.population = Population.load(path) if path and Path(path).is_file() else None
         self.otherwise_ok = "ok"
-        self.predictor = DicePredictor(self.population.outcomes if self.population else [])
         reason = self._unusable(ckpt_path, settings) if self.population else ""
         if reason:
             logger.warning("%s is not used: %s. Run calibrate for it.", path, reason)
-            self.population, self.predictor = None, DicePredictor([])
+            self.population = None
             self.otherwise_ok = f"not calibrated ({reason})"
+        self.predictor = self.population.predictor if self.population else DicePredictor([])
 
     def _unusable(self, ckpt_path: str | Path, settings: Mapping[str, Any] | None) -> str:
         """Why the population cannot be used; empty where it can."""
