@@ -288,6 +288,19 @@ def test_grid_holds_the_foreground_with_a_margin_and_slices_stay_thick(tmp_path:
     assert (share, distance) == (pytest.approx(1 / 3), pytest.approx(4.5))
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 3), (11, 14, 16), (16, 9, 18), (17, 18, 12), (40, 7, 21), (90, 60, 30)])
+@pytest.mark.parametrize("thickness", [1.0, 2.5, 6.0])
+def test_every_grid_suits_the_strides_of_its_networks(tmp_path: Path, shape: tuple[int, ...], thickness: float) -> None:
+    label = np.zeros((96, 96, 36), dtype=np.uint8)
+    label[tuple(slice((n - size) // 2, (n + size) // 2) for n, size in zip(label.shape, shape, strict=True))] = 1
+    seen, measured = anatomy(tmp_path, label, (1.0, 1.0, thickness))
+    grid, _ = decide_grid([seen], [measured], "mm")
+    chosen = decide_architecture(grid).settings.get("itn_strides", [[1] * 3, *[[2] * 3] * 3])  # as train.yaml has it
+    strides = np.prod(chosen, axis=0)
+    assert (np.array(grid.size) % strides == 0).all()
+    assert np.prod(grid.size / strides) > 1  # a norm over one voxel leaves nothing
+
+
 def test_anatomy_far_from_the_middle_is_looked_for(tmp_path: Path) -> None:
     label = np.zeros((80, 80, 12), dtype=np.uint8)
     label[60:75, 10:25, 3:9] = 1

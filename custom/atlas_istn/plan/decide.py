@@ -28,6 +28,7 @@ _MOST = {2: 128 * 128, 3: 48 * 64 * 48}  # voxels of a grid, so that two cores t
 _SCALES = 4  # of the networks
 _MARGIN = 0.08  # of the extent that the grid has to hold, on each side
 _LEAST_MARGIN = 2.0  # voxels on each side
+_LEAST = 16  # voxels along the finest axes, so that two are left for the coarsest scale to compare
 _WITHIN = 0.97  # share of the cases whose foreground has to lie in the grid altogether
 _FAR_OFF = 1.15  # of the usual reach, from which a case counts as far off
 _MOST_AROUND = 3.0  # times the box of the aligned foreground, above which the anatomy is looked for
@@ -132,8 +133,13 @@ def _middle(anatomy: Anatomy) -> np.ndarray:
 def _size(extent: np.ndarray, spacing: np.ndarray) -> list[int]:
     """Voxels that hold an extent with a margin; as many as the network can halve at every scale."""
     voxels = np.maximum((1 + 2 * _MARGIN) * extent / spacing, extent / spacing + 2 * _LEAST_MARGIN)
-    strides = np.prod(np.array(_strides(spacing, voxels), dtype=int), axis=0)
-    return [int(max(np.ceil(n / stride), 1) * stride) for n, stride in zip(voxels, strides, strict=True)]
+    voxels = np.ceil(np.maximum(voxels, np.where(spacing == spacing.min(), _LEAST, 1)))
+    while True:  # more voxels may ask for more strides
+        strides = np.prod(np.array(_strides(spacing, voxels), dtype=int), axis=0)
+        divisible = np.ceil(voxels / strides) * strides
+        if (divisible == voxels).all():
+            return [int(n) for n in divisible]
+        voxels = divisible
 
 
 def outside(anatomy: Anatomy, grid: Grid) -> tuple[float, float]:
