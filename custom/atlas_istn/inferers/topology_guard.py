@@ -26,9 +26,10 @@ class TopologyGuard(SegmentationInferer):
     """Looks at what a refinement yields, and does again or mends the cases that are not right.
 
     A case is right when the argmax of its soft labelmap has the topology of the atlas's and the map nowhere folds.
-    Where it is not, λ is raised and the case refined again, from the last state that was right: the 1-pass, the 1-pass
-    with a smaller velocity, or its affine part alone. Where no λ helps, the velocity is reduced until nothing folds,
-    and the channels are changed, as little as can be, to the nearest labelmap with the right topology.
+    Where only the topology is not, the channels are changed, as little as can be, to the nearest labelmap that has it.
+    Where the map folds, or no such labelmap is found, λ is raised and the case refined again, from the last state that
+    was right: the 1-pass, the 1-pass with a smaller velocity, or its affine part alone. Where no λ helps, the velocity
+    is reduced until nothing folds, and the channels are changed.
 
     Args:
         inferer: the refinement; one without iterations is only mended.
@@ -89,17 +90,16 @@ class TopologyGuard(SegmentationInferer):
     def _mend(self, case: Result, network: AtlasISTN, signature: Signature) -> _Mended:
         """Do one case again, or mend it."""
         transform = cast(Transform, case.transform)
+        mended = _restored(case.segmentation, transform, signature, "none")
+        if mended.note.kept and not _folds(transform)[0]:
+            return mended
         stiffer = self._refine_stiffer(case, network, signature)
         if stiffer is not None:
             return _Mended(stiffer.to_fixed(network.atlas_labels), stiffer, TopologyNote("lambda"))
-        unfolded, segmentation, step = _unfold(transform), case.segmentation, "none"
-        if unfolded is not transform:
-            segmentation, step = unfolded.to_fixed(network.atlas_labels), "lambda"
-        scores = segmentation[0].float().cpu().numpy()
-        restored = restore_labelmap(scores, signature)
-        if restored.note.step != "none":
-            segmentation = torch.from_numpy(pull_argmax(scores, restored.labelmap)).to(segmentation)[None]
-        return _Mended(segmentation, unfolded, TopologyNote(step).then(restored.note))
+        unfolded = _unfold(transform)
+        if unfolded is transform:
+            return mended
+        return _restored(unfolded.to_fixed(network.atlas_labels), unfolded, signature, "lambda")
 
     def _refine_stiffer(self, case: Result, network: AtlasISTN, signature: Signature) -> Transform | None:
         """The transform of one case at the first λ that makes it right; None if none of them does."""
@@ -143,10 +143,22 @@ def _argmax(channels: Tensor) -> np.ndarray:
     return channels.argmax(dim=1).to(torch.int16).cpu().numpy()
 
 
+def _folds(transform: Transform) -> list[bool]:
+    return (transform.jacobian_determinant() <= 0).flatten(1).any(dim=1).tolist()
+
+
+def _restored(segmentation: Tensor, transform: Transform, signature: Signature, step: str) -> _Mended:
+    """A case with its channels changed to the nearest labelmap with the right topology, after a step before."""
+    scores = segmentation[0].float().cpu().numpy()
+    restored = restore_labelmap(scores, signature)
+    if restored.note.step != "none":
+        segmentation = torch.from_numpy(pull_argmax(scores, restored.labelmap)).to(segmentation)[None]
+    return _Mended(segmentation, transform, TopologyNote(step).then(restored.note))
+
+
 def _are_right(transform: Transform, segmentation: Tensor, target: Signature) -> list[bool]:
-    folds = (transform.jacobian_determinant() <= 0).flatten(1).any(dim=1).tolist()
-    labelmaps = _argmax(segmentation)
-    return [not fold and not target.violations(labelmap) for fold, labelmap in zip(folds, labelmaps, strict=True)]
+    pairs = zip(_folds(transform), _argmax(segmentation), strict=True)
+    return [not fold and not target.violations(labelmap) for fold, labelmap in pairs]
 
 
 def _is_right(network: AtlasISTN, velocity: Tensor, parameters: Tensor, target: Signature) -> bool:
