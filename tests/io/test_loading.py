@@ -287,6 +287,35 @@ class TestCase:
         assert loaded.meta["source"] == volume.meta["source"]
 
 
+class TestPictures:
+    """Grey images and labels in the dresses that PNG files have."""
+
+    @pytest.fixture
+    def pixels(self):
+        return np.random.default_rng(0).integers(0, 5, (8, 9)).astype(np.uint8)
+
+    @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+    def test_grey_saved_as_colour_is_grey(self, tmp_path, pixels, mode):
+        Image.fromarray(pixels).convert(mode).save(tmp_path / "a.png")
+        for label in (False, True):
+            np.testing.assert_array_equal(read_volume(tmp_path / "a.png", 2, label=label)[0], pixels.T)
+        assert read_volume(tmp_path / "a.png", 2, channels=None).shape == (1, 9, 8)
+        if mode == "RGB":  # what was trained with colours sees grey ones too
+            assert read_volume(tmp_path / "a.png", 2, channels=3).shape == (3, 9, 8)
+
+    def test_a_label_with_a_palette_is_its_indices(self, tmp_path, pixels):
+        picture = Image.fromarray(pixels)
+        picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255, 255, 255, 0])
+        picture.save(tmp_path / "a.png")
+        np.testing.assert_array_equal(read_volume(tmp_path / "a.png", 2, label=True)[0], pixels.T)
+        save_png(tmp_path / "image.png", pixels * 50)
+        case = {"image": str(tmp_path / "image.png"), "label": str(tmp_path / "a.png")}
+        np.testing.assert_array_equal(LoadCased(("image", "label"), 2)(case)["label"][0], pixels.T)
+        picture.convert("RGB").save(tmp_path / "a.png")
+        with pytest.raises(InputError, match=r"a label in colours: \(0, 0, 0\), .*Convert it to a grey PNG"):
+            read_volume(tmp_path / "a.png", 2, label=True)
+
+
 class TestBadImages:
     """One message for each mistake, which names the file."""
 
@@ -350,6 +379,15 @@ class TestBadImages:
         series = np.stack([NOISE] * 2, -1)
         self.refuse(save(tmp_path / "a.nii", np.stack([series] * 3, -1)), "has 4 dimensions")
 
+    @pytest.mark.parametrize("suffix", [".nii.gz", ".mha"])
+    def test_a_single_slice_is_an_image(self, tmp_path, suffix):
+        image = sitk.GetImageFromArray(NOISE[None, :, :, 0])
+        image.SetSpacing((1.5, 1.2, 8.0))
+        sitk.WriteImage(image, str(tmp_path / f"a{suffix}"))
+        volume = read_volume(tmp_path / f"a{suffix}", 2)
+        np.testing.assert_array_equal(volume[0], NOISE[:, :, 0].T)
+        np.testing.assert_allclose(volume.pixdim[:2], (1.5, 1.2), rtol=1e-6)
+
     def test_single_time_point_is_fine(self, tmp_path):
         assert read_volume(save(tmp_path / "a.nii", NOISE[..., None]), 3).shape == (1, *NOISE.shape)
 
@@ -359,7 +397,8 @@ class TestBadImages:
         self.refuse(save_png(tmp_path / "a.png", pixels), f"{channels} channels .*colour", spatial_dims=2)
 
     def test_palette(self, tmp_path):
-        image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 9)).astype(np.uint8)).convert("P")
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 5, (8, 9)).astype(np.uint8)).convert("P")
+        image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255, 255, 255, 0])
         image.save(tmp_path / "a.png")
         self.refuse(tmp_path / "a.png", "3 channels .*colour", spatial_dims=2)
 

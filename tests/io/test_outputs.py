@@ -224,3 +224,14 @@ def test_tables_and_reports_keep_every_character(tmp_path: Path) -> None:
         assert [{k: v for k, v in row.items() if v} for row in csv.DictReader(stream)] == rows
     write_json({"Φ": 1.5}, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == {"Φ": 1.5}
+
+
+def test_a_single_slice_stays_one(tmp_path: Path) -> None:
+    affine = np.diag([1.5, 1.2, 8.0, 1.0])
+    image = np.random.default_rng(0).normal(size=(5, 4, 1)).astype(np.float32)
+    nib.save(nib.Nifti1Image(image, affine), tmp_path / "image.nii.gz")
+    write_labelmap(np.eye(5, 4, dtype=int), affine, [0, 1], tmp_path / "seg.nii.gz", tmp_path / "image.nii.gz")
+    written = nib.load(tmp_path / "seg.nii.gz")
+    assert written.shape == (5, 4, 1)
+    np.testing.assert_allclose(written.affine, affine)
+    np.testing.assert_array_equal(read_volume(tmp_path / "seg.nii.gz", 2)[0], np.eye(5, 4))

@@ -26,7 +26,6 @@ from monai.data import ITKReader, MetaTensor
 from monai.data.utils import to_affine_nd
 from monai.transforms import EnsureChannelFirst, MapTransform
 from monai.utils import SpaceKeys, convert_to_tensor
-from PIL import Image
 
 from ..errors import InputError, lacks_memory
 from ..spatial.world import LPS
@@ -44,6 +43,7 @@ from .geometry import (
 from .intensities import border_padding, check_contrast, check_finite, check_real, without_padding
 from .label_table import LabelValues, class_of_value
 from .names import is_png
+from .png import read_png
 
 __all__ = ["LENGTH_UNIT", "LoadCased", "PixelSize", "label_classes", "read_volume"]
 
@@ -108,15 +108,15 @@ class LoadCased(MapTransform):
         """
         result = dict(data)
         for key in self.key_iterator(result):
-            channels = self.channels if key == self.image_key else 1
-            volume = read_volume(result[key], self.spatial_dims, self.pixel_size, channels)
             if key == self.image_key:
+                volume = read_volume(result[key], self.spatial_dims, self.pixel_size, self.channels)
                 check_contrast(volume)
                 volume = _without_border(volume)
                 for warning in volume.meta["warnings"].splitlines():
                     logger.warning("%s: %s", name_of(volume), warning)
             else:
-                volume = label_classes(volume, self.label_values)
+                label = read_volume(result[key], self.spatial_dims, self.pixel_size, label=True)
+                volume = label_classes(label, self.label_values)
             result[key] = volume
         for key in self.key_iterator(result):
             check_same_grid(result[self.image_key], result[key])
@@ -128,6 +128,7 @@ def read_volume(
     spatial_dims: int,
     pixel_size: PixelSize | None = None,
     channels: int | None = 1,
+    label: bool = False,
 ) -> MetaTensor:
     """Read one image, whatever its format.
 
@@ -136,7 +137,9 @@ def read_volume(
             voxels themselves.
         spatial_dims: the number of dimensions expected, 2 or 3.
         pixel_size: of a PNG file, which does not tell it.
-        channels: the number expected, in one file or in several; None for any.
+        channels: the number expected, in one file or in several; None for any. Unless it is several, a colour PNG whose
+            pixels are all grey has one.
+        label: it is a label, see `read_png`.
 
     Returns:
         float32 ``[C, *shape]`` with a 4x4 RAS affine in mm; float64 where whole numbers, such as the identifiers of
@@ -161,7 +164,9 @@ def read_volume(
         }
         volume = _volume(given if given.ndim > spatial_dims else given[None], given.affine, str(name), affine, **known)
     else:
-        volume = _together([_read_file(Path(file), pixel_size) for file in files_of(source)])
+        volume = _together(
+            [_read_file(Path(file), pixel_size, channels in (None, 1), label) for file in files_of(source)]
+        )
     volume = _without_thickness(volume, spatial_dims)
     _check_dimensions(volume, spatial_dims, channels)
     check_finite(volume)
@@ -231,15 +236,14 @@ def _together(volumes: Sequence[MetaTensor]) -> MetaTensor:
 
 
 def _without_thickness(volume: MetaTensor, spatial_dims: int) -> MetaTensor:
-    """An image ``[C, X, Y, 1, …]`` of several channels as ``[C, X, Y]``, which NIfTI cannot hold otherwise."""
-    further = volume.shape[1 + spatial_dims :]
-    if len(volume) == 1 or not further or set(further) != {1}:
+    """An image ``[C, X, Y, 1, …]`` as ``[C, X, Y]``: a single slice, which many formats hold in no other way."""
+    if set(volume.shape[1 + spatial_dims :]) != {1}:
         return volume
     shape = volume.shape[: 1 + spatial_dims]
     return MetaTensor(volume.as_tensor().reshape(shape), meta={**volume.meta, "spatial_shape": np.asarray(shape[1:])})
 
 
-def _read_file(path: Path, pixel_size: PixelSize | None) -> MetaTensor:
+def _read_file(path: Path, pixel_size: PixelSize | None, grey: bool, label: bool) -> MetaTensor:
     if not path.exists():
         what = "the link leads nowhere. Fetch what it stands for" if path.is_symlink() else "no such file or folder"
         raise InputError(f"{path}: {what}. Check the path.")
@@ -249,7 +253,7 @@ def _read_file(path: Path, pixel_size: PixelSize | None) -> MetaTensor:
             f"{' × '.join(f'{size:g}' for size in pixel_size)} mm. Leave pixel_size out."
         )
     try:
-        return _read_format(path, pixel_size)
+        return _read_format(path, pixel_size, grey, label)
     except InputError:
         raise
     except Exception as error:  # each reader has its own exceptions for damaged files
@@ -263,7 +267,7 @@ def _read_file(path: Path, pixel_size: PixelSize | None) -> MetaTensor:
         ) from (None if path.is_dir() else error)
 
 
-def _read_format(path: Path, pixel_size: PixelSize | None) -> MetaTensor:
+def _read_format(path: Path, pixel_size: PixelSize | None, grey: bool, label: bool) -> MetaTensor:
     name = path.name.lower()
     if path.is_dir():
         voxels, affine, padding = read_voxels(read_series(path))
@@ -272,13 +276,11 @@ def _read_format(path: Path, pixel_size: PixelSize | None) -> MetaTensor:
     if name.endswith((".nii", ".nii.gz")):
         return _nifti(path)
     if is_png(path):
-        # ITK reads grey files with an alpha channel as one channel of wrong pixels.
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB") if image.mode == "P" else image)  # an index is no intensity
+        pixels = read_png(path, grey, label)
         check_real(pixels.dtype, str(path))
         affine = LPS @ np.diag([*(pixel_size or (1.0, 1.0)), 1.0, 1.0])
         unit = "mm" if pixel_size else "pixels"
-        return _volume(np.atleast_3d(pixels).transpose(2, 1, 0), affine, path, unit=unit)
+        return _volume(pixels, affine, path, unit=unit)
     reader = ITKReader()
     voxels, meta = reader.get_data(reader.read(path))
     check_real(voxels.dtype, str(path))

@@ -70,6 +70,8 @@ def write_image(
         # Without an affine of its own, nibabel writes the header as it is.
         image = nib.Nifti1Image(image.dataobj, None, image.header)
         source = read_nifti_header(like)
+        if image.ndim == 2 and source["dim"][0] >= 3:  # a single slice
+            image = nib.Nifti1Image(image.dataobj[:, :, None], None, image.header)
         for field in GEOMETRY_FIELDS:
             image.header[field] = source[field]
     image.header.set_slope_inter(slope, None if slope is None else 0.0)

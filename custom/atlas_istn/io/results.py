@@ -100,18 +100,19 @@ def length_unit(path: str | Path, pixel_size: PixelSize | None) -> str:
     return "pixels" if is_png(path) and not pixel_size else "mm"
 
 
-def read_oriented(path: str | Path, dim: int, pixel_size: PixelSize | None = None) -> MetaTensor:
+def read_oriented(path: str | Path, dim: int, pixel_size: PixelSize | None = None, label: bool = False) -> MetaTensor:
     """Read an image or labelmap ``[C, *shape]``; the axes of a volume are brought to right, anterior, superior.
 
     Args:
         path: of the file. Of an `ImagePath` of several, it is the first that is read.
         dim: 2 or 3.
         pixel_size: of PNG files, ``"pixel_size"`` in the report of a case; other files have their own.
+        label: it is a label of the data set, see `read_volume`.
 
     Raises:
         InputError: as `read_volume` does.
     """
-    volume = read_volume(Path(path), dim, pixel_size if is_png(path) else None, channels=None)
+    volume = read_volume(Path(path), dim, pixel_size if is_png(path) else None, None, label)
     return volume if dim == 2 else Orientation("RAS", labels=None)(volume)
 
 

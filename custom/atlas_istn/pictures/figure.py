@@ -138,7 +138,7 @@ def _draw_case(
     dim = image_dimensions(list(files.values())[-1])
     image = read_oriented(source["image"], dim, report.get("pixel_size"))
     maps = [read_oriented(file, dim)[0].numpy().astype(int) for file in files.values()]
-    truth = read_oriented(source["label"], dim)[0].numpy().astype(int) if "label" in source else None
+    truth = read_oriented(source["label"], dim, label=True)[0].numpy().astype(int) if "label" in source else None
     colours = {value: label_colour(number) for number, value in enumerate(report["labels"].values())}
     anything = np.any([labels > 0 for labels in (*maps, *([] if truth is None else [truth]))], axis=0)
     plane = choose_planes(anything, image.pixdim.tolist(), MARGIN)[0]

@@ -109,7 +109,7 @@ def look_at_scan(folder: Path, case: Case, dim: int, pixel_size: PixelSize | Non
         InputError: one cannot be read, they have different grids, or a label has values that are not whole.
     """
     image = read_volume(in_folder(folder, case.image), dim, pixel_size, channels=None)
-    label = read_volume(folder / case.label, dim, pixel_size)
+    label = read_volume(folder / case.label, dim, pixel_size, label=True)
     check_same_grid(image, label)
     values = np.unique(label.numpy())
     whole = np.round(values)
@@ -143,7 +143,7 @@ def look_at_anatomy(
     Raises:
         InputError: the label has values that are no class.
     """
-    label = _turned(label_classes(read_volume(folder / case.label, dim, pixel_size), label_values), dim)
+    label = _turned(label_classes(read_volume(folder / case.label, dim, pixel_size, label=True), label_values), dim)
     labels = label.numpy()[0].astype(np.int16)
     spacing = np.asarray(label.pixdim)[:dim].astype(float)
     middle = (np.asarray(labels.shape) - 1) / 2

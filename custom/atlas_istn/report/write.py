@@ -316,7 +316,7 @@ def _views(
     image = read_oriented(source["image"], dim)[0].numpy() if source else None
     if image is not None and image.shape != segmentation.shape[1:]:
         raise InputError(f"{folder}: the image has another size than the results. Pass the dataset_dir that was run.")
-    truth = {"truth": _values(read_oriented(source["label"], dim))} if "label" in source else {}
+    truth = {"truth": _values(read_oriented(source["label"], dim, label=True))} if "label" in source else {}
     labels = {name: _values(labelmap) for name, labelmap in maps.items()} | truth
     anything = np.any([labelmap > 0 for labelmap in labels.values()], axis=0)
     path = result_file(folder, "uncertainty")
