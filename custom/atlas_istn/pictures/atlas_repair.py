@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 
 from ..io.files import write_whole
 from .palette import ALERT, label_colour
-from .panels import mark_sides, show_image
+from .panels import draw_legend, mark_sides, show_image
 from .planes import choose_planes
 
 __all__ = ["draw_repair"]
@@ -63,7 +63,7 @@ def draw_repair(
     patches = [
         Patch(color=colour, label=label) for colour, label in zip(colours[1:], [*labels, "changed"], strict=True)
     ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), fontsize=9, frameon=False)
+    draw_legend(figure, patches)
     figure.suptitle(title, fontsize=10)
     write_whole(path, lambda part: figure.savefig(part, dpi=100))
 

@@ -32,7 +32,7 @@ from ..io.results import (
 )
 from ..io.sources import find_sources
 from .palette import TRUTH, check_picture, label_colour
-from .panels import draw_outlines, mark_sides, show_image
+from .panels import draw_legend, draw_outlines, mark_sides, show_image
 from .planes import MARGIN, Plane, atlas_coordinates, choose_planes, middle_planes
 
 __all__ = ["draw_results"]
@@ -169,4 +169,4 @@ def _draw_legend(figure: Figure, labels: Mapping[str, int], truth: bool) -> None
     lines = [Line2D([], [], color=label_colour(number), label=name) for number, name in enumerate(labels)]
     if truth:
         lines.append(Line2D([], [], color="gray", linestyle="dashed", label="truth"))
-    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), 6), fontsize=9, frameon=False)
+    draw_legend(figure, lines)

@@ -4,17 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from .palette import LETTERS
 from .planes import Picture, Plane
 
-__all__ = ["draw_outlines", "mark_sides", "show_image"]
+__all__ = ["draw_legend", "draw_outlines", "mark_sides", "show_image"]
 
 _EDGES = (
     (0.02, 0.5, "left", "center"),
@@ -46,3 +48,9 @@ def mark_sides(axes: Axes, plane: Plane, upon_white: bool = False) -> None:
         if not upon_white:
             placed["path_effects"] = [withStroke(linewidth=2, foreground="black")]
         axes.text(x, y, letter, color="black" if upon_white else LETTERS, fontsize=8, **placed)
+
+
+def draw_legend(figure: Figure, handles: Sequence[Artist], **style: Any) -> None:
+    """Say below the panels what the colours are, six to a line."""
+    placed: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
+    figure.legend(handles=handles, ncols=min(len(handles), 6), **{**placed, **style})

@@ -139,7 +139,8 @@ def plan(
     check_folder(root, config, overwrite)
     if "data_list_file" in settings:
         write_lists(root, data.found.folder, data.lists)
-    draw_plan(mean_labels(data.anatomies, grid, len(data.table.names)), grid, lost, data.unit, root / "plan.png")
+    names = data.table.names
+    draw_plan(mean_labels(data.anatomies, grid, len(names)), names[1:], grid, lost, data.unit, root / "plan.png")
     write_plan(root, config, _record(data, grid, decisions, suits, warnings))
     write_folds(root, folds)
     sys.stdout.write(_report(data, decisions, suits, warnings) + _next_commands(root, folds))

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from scipy.ndimage import grey_closing
 
 from ..io.files import write_whole
 from ..pictures.palette import label_colour
-from ..pictures.panels import mark_sides
+from ..pictures.panels import draw_legend, mark_sides
 from ..pictures.planes import choose_planes
 from .decide import Grid
 from .survey import Anatomy
@@ -40,11 +41,14 @@ def mean_labels(anatomies: Sequence[Anatomy], grid: Grid, classes: int) -> np.nd
     return total / max(len(anatomies), 1)
 
 
-def draw_plan(mean: np.ndarray, grid: Grid, lost: Sequence[tuple[float, float]], unit: str, path: Path) -> None:
+def draw_plan(
+    mean: np.ndarray, names: Sequence[str], grid: Grid, lost: Sequence[tuple[float, float]], unit: str, path: Path
+) -> None:
     """Draw the mean labels in three planes, and two histograms: share of the foreground outside, greatest distance.
 
     Args:
         mean: see `mean_labels`.
+        names: of these labels.
         grid: of the model.
         lost: share and distance of each case, see `outside`.
         unit: of lengths.
@@ -67,4 +71,5 @@ def draw_plan(mean: np.ndarray, grid: Grid, lost: Sequence[tuple[float, float]],
     ):
         place.hist(values, bins=20, range=(0, max(float(values.max()), 0.1)), color="0.4")
         place.set(title=title, xlabel=label, ylabel="cases")
+    draw_legend(figure, [Patch(color=label_colour(number), label=name) for number, name in enumerate(names)])
     write_whole(path, lambda part: figure.savefig(part, dpi=110, format="png"))

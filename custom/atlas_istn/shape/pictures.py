@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..io.files import write_whole
 from ..pictures.palette import line_colour
-from ..pictures.panels import mark_sides
+from ..pictures.panels import draw_legend, mark_sides
 from ..pictures.planes import choose_planes
 from ..spatial import warp
 from .modes import ShapeModes
@@ -29,7 +29,6 @@ __all__ = ["Panel", "draw_curves", "draw_groups", "draw_modes"]
 
 SHOWN = (-2.0, -1.0, 0.0, 1.0, 2.0)  # standard deviations
 CELL = 1.9  # width of a small picture in inches
-LEGEND: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def draw_modes(result: ShapeModes, probabilities: Tensor, names: Sequence[str], 
     cut.mark_scale(rows[-1, -1], unit)
     handles = [Line2D([], [], color=_colour(label), label=name) for label, name in enumerate(names, start=1)]
     handles.append(Line2D([], [], color="grey", linestyle="dashed", linewidth=0.8, label="mean"))
-    figure.legend(handles=handles, ncols=min(len(handles), 6), title=cut.caption, title_fontsize=9, **LEGEND)
+    draw_legend(figure, handles, title=cut.caption, title_fontsize=9)
     write_whole(path, lambda part: figure.savefig(part, dpi=110))
 
 
@@ -133,7 +132,7 @@ def draw_groups(
     axes.set_title(f"{measure}, {groups[1]} against {groups[0]}", fontsize=10)
     bar = figure.colorbar(picture, ax=axes, shrink=0.9)
     bar.set_label(f"difference in log {measure}, {groups[1]} − {groups[0]}", fontsize=9)
-    figure.legend(handles=handles, ncols=2, title=cut.caption, title_fontsize=9, **LEGEND)
+    draw_legend(figure, handles, ncols=2, title=cut.caption, title_fontsize=9)
     write_whole(path, lambda part: figure.savefig(part, dpi=110))
 
 
