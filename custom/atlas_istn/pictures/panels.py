@@ -52,5 +52,7 @@ def mark_sides(axes: Axes, plane: Plane, upon_white: bool = False) -> None:
 
 def draw_legend(figure: Figure, handles: Sequence[Artist], **style: Any) -> None:
     """Say below the panels what the colours are, six to a line."""
-    placed: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
-    figure.legend(handles=handles, ncols=min(len(handles), 6), **{**placed, **style})
+    columns = min(len(handles), 6)
+    figure.legend(
+        handles=handles, **{"loc": "outside lower center", "frameon": False, "fontsize": 9, "ncols": columns, **style}
+    )
