@@ -103,6 +103,7 @@ PAIRS = {
     "structure_width": _positive("standard deviation of the Gaussians of landmarks", "mm"),
     "structure_distance": _from_zero("from the border to the ends of a distance map; 0: none", "mm"),
     "structure_channels": _count("maps of the structures of interest", 1),
+    "itn_channels": Setting("features of each scale of the pairwise ITN, finest first", "wholes", 1),
     "require_structures": _truth("refuse pairs whose structures are missing"),
     "score_bound": _truth("also register the structures themselves: the bound of what registration can reach"),
     "bound_iterations": _count("iterations of that", 1),
