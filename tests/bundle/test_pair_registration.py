@@ -86,6 +86,7 @@ def test_a_run_says_how_each_pair_went(registered: Path) -> None:
     assert report["objective_after"] <= report["objective_before"]
     assert len(report["objective_curve"]) == report["iterations"] + 1 <= 5
     assert list(report["scores"]) == list(report["tre"]) == ["identity", "one_pass", "refine", "bound"]
+    assert report["scores"]["bound"]["structure"]["dice"] > report["scores"]["refine"]["structure"]["dice"]
     assert report["tre"]["identity"]["points"] == 4
     assert report["tre"]["identity"]["mean"] == pytest.approx(3.0)  # the points of case 3 lie 3 mm further
     rows = list(csv.DictReader((registered / "summary.csv").open()))

@@ -37,7 +37,7 @@ class PairScorer:
     """Scores how well the structures and landmarks of pairs lie on each other, on the fixed image's own grid.
 
     Results are ``identity``, the pair as it begins; ``one_pass``; ``refine``; and ``bound``, the structures registered
-    directly, which no registration of images can be expected to beat.
+    directly, from there on, which no registration of images can be expected to beat.
 
     Args:
         structures: reads the structures of interest.
@@ -102,7 +102,9 @@ class PairScorer:
             found["one_pass"] = result.one_pass
         found["refine"] = result.transform
         if self.bound is not None and case.structures is not None:
-            found["bound"] = self.bound(*split_pair(case.structures), result.transform.spacing)[0]
+            # From where the refinement ended: images far from each other would be lost from the identity.
+            start = result.fit.state
+            found["bound"] = self.bound(*split_pair(case.structures), result.transform.spacing, start)[0]
         return found
 
     def _score_structures(self, case: PairCase, maps: Mapping[str, PointMap]) -> dict[str, dict[str, Row]]:
