@@ -14,22 +14,12 @@ table. What is done already is not done again; a training that was stopped goes 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
+from runs import CONFIGS, ROOT, Runner
 
-from atlas_istn.io.outputs import write_json
-
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = "bundle/configs"
 PLANS = {
     "cardiac_mr": ["--lists", "bssfp"],
     "brain_2d": ["--labels", "L-Thal=5,L-Caud=6,L-Put=7,L-Pall=8,R-Thal=18,R-Caud=19,R-Put=20,R-Pall=21"],
@@ -41,43 +31,6 @@ TEST_LISTS = {"letter_b": ("validation", "test_corrupt"), "mouse_brain": ("valid
 """Data set → the lists to score, where it is not ``test`` alone."""
 RIVALS = ("unet", "tuned")
 TRIAL_EPOCHS = (2, 8)
-
-
-class Runner:
-    """Runs commands of this Python, each once.
-
-    Args:
-        folder: of the logs and the times.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def run(self, name: str, *command: str) -> float:
-        """Run a command unless it has been run, and return the seconds of processor time that it took.
-
-        Raises:
-            SystemExit: it failed.
-        """
-        done, log_path = self.folder / f"{name}.json", self.folder / f"{name}.log"
-        if not done.exists():
-            print(f"{time.strftime('%H:%M:%S')} {self.folder.name}: {name}", flush=True)
-            whole = [sys.executable, "-m", *command]
-            with log_path.open("a", encoding="utf-8") as log:
-                process = subprocess.Popen(whole, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-                begin = time.monotonic()
-                _, status, usage = os.wait4(process.pid, 0)
-            if status:
-                raise SystemExit(f"failed, see {log_path}: {shlex.join(whole)}")
-            seconds = {"seconds": usage.ru_utime + usage.ru_stime, "wall_seconds": time.monotonic() - begin}
-            write_json({"command": shlex.join(whole), **seconds}, done)
-        return float(json.loads(done.read_text(encoding="utf-8"))["seconds"])
-
-    def bundle(self, name: str, run_id: str, configs: Sequence[str], **settings: Any) -> float:
-        """Run a workflow of the bundle."""
-        overrides = [f"--{key}={value}" for key, value in settings.items()]
-        return self.run(name, "monai.bundle", "run", run_id, "--config_file", str(list(configs)), *overrides)
 
 
 def train_as_long(runner: Runner, name: str, configs: Sequence[str], seconds: float) -> None:

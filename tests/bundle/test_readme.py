@@ -42,7 +42,7 @@ TINY = {
 """Workflow or command → what makes it small."""
 
 
-PAGES = ("bundle/docs/registration.md", "bundle/docs/multi_atlas.md")
+PAGES = tuple(f"bundle/docs/{name}.md" for name in ("registration", "multi_atlas", "cross_modality"))
 
 
 def readme_commands(page: str = "README.md") -> list[str]:

@@ -151,6 +151,35 @@ def test_a_network_of_pairs_registers_in_place_of_the_optimisation(dim: int) -> 
     assert dice(found[1], labels) > dice(found[0], labels) + 0.1
 
 
+class Shifted(torch.nn.Module):
+    """Stands for the network of an STN: the second of two displacements is a shift. It remembers what it saw."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, images: torch.Tensor, initial: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        self.seen = images
+        state = initial[0].repeat(len(images), *[1] * (initial[0].ndim - 1))
+        state[:, state.shape[1] // 2] = self.shift
+        return (state,)
+
+
+def test_a_network_of_pairs_serves_the_other_direction_too(dim: int) -> None:
+    """Images go to it in its own order, cut to its intensities, and it is its second map that moves the atlases."""
+    transformation = Deformation("displacements", distance=1)
+    stn = Shifted(-2.0)  # of the places where the fixed images are looked at: these go 2 voxels on
+    network = PairISTN(None, stn, transformation, (1.0,) * dim)
+    target, truth = subject(dim, 2.0)
+    atlases = atlas_set(dim, subject(dim, 0.0), subject(dim, 0.0))
+    predicted = NetworkRegistration(network, PairInferer(iterations=0), backward=True, limits=(0.0, 1.5))
+    result = MultiAtlasInferer(affine(), PluralityVote(), predicted=predicted).infer(target[None], atlases)
+    assert dice(result.segmentation[0], truth) > 0.95
+    moving, fixed = stn.seen.chunk(2, dim=1)
+    torch.testing.assert_close(moving, target[None].expand(2, *target.shape).clamp(0.0, 1.5))
+    torch.testing.assert_close(fixed, atlases.images.clamp(0.0, 1.5))
+
+
 class Recorder:
     """A refinement that says what it was asked to register the atlas to."""
 

@@ -20,7 +20,7 @@ from ..registration.objective import Pair, Similarity
 from ..registration.register import Registration
 from ..registration.similarity import SoftDice, correlation
 from ..registration.transformations import Grid
-from ..spatial import Transform, compose_displacements, jacobian_determinant, warp
+from ..spatial import compose_displacements, jacobian_determinant, warp
 from .base import SegmentationInferer, plain
 from .fused_target import LearnedAtlas
 from .pair import PairInferer
@@ -112,16 +112,34 @@ class NetworkRegistration:
     Args:
         network: stays as it is.
         inferer: of the pairs.
+        backward: the network's fixed images are of the atlases' modality, and its moving ones of the image's.
+        limits: least and greatest intensity that the network was trained with; None for any.
     """
 
-    def __init__(self, network: PairISTN, inferer: PairInferer) -> None:
+    def __init__(
+        self,
+        network: PairISTN,
+        inferer: PairInferer,
+        backward: bool = False,
+        limits: Sequence[float] | None = None,
+    ) -> None:
         self.network = network
         self.inferer = inferer
+        self.backward = backward
+        self.limits = limits
 
-    def __call__(self, moving: Tensor, fixed: Tensor) -> Transform:
-        """Register images ``[n, C, *shape]`` to one ``[1, C, *shape]``, on the grid of the network's voxel size."""
-        pairs = torch.cat([moving, fixed.expand(len(moving), *fixed.shape[1:])], dim=1)
-        return self.inferer.infer(pairs, self.network.eval()).transform
+    def __call__(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """Register images ``[n, C, *shape]`` to one ``[1, C, *shape]``, on the grid of the network's voxel size.
+
+        Returns:
+            Displacement ``[n, dim, *shape]`` in voxels, which resamples the first ones onto the other.
+        """
+        images = [moving, fixed.expand(len(moving), *fixed.shape[1:])]
+        if self.limits is not None:
+            images = [image.clamp(*self.limits) for image in images]
+        pairs = torch.cat(images[::-1] if self.backward else images, dim=1)
+        transform = self.inferer.infer(pairs, self.network.eval()).transform
+        return transform.fixed_to_moving() if self.backward else transform.moving_to_fixed()
 
 
 class _Warped(NamedTuple):
@@ -267,8 +285,7 @@ class MultiAtlasInferer(SegmentationInferer):
         everyone = torch.arange(len(atlases.images), device=image.device)
         parts = []
         for index in everyone.split(self.at_once):
-            transform, parameters = self._begin(atlases.images[index], image, atlases.spacing)
-            displacement = transform.moving_to_fixed()
+            displacement, parameters = self._begin(atlases.images[index], image, atlases.spacing)
             images = warp(atlases.images[index], displacement)
             parts.append((parameters, self.similarity(images, image), displacement, images))
         parameters, error, displacement, images = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
@@ -284,12 +301,12 @@ class MultiAtlasInferer(SegmentationInferer):
         ]
         return _Warped(chosen, *(torch.cat(tensors) for tensors in zip(*bent, strict=True)))
 
-    def _begin(self, moving: Tensor, image: Tensor, spacing: Sequence[float]) -> tuple[Transform, Tensor]:
-        """The first transforms of some atlases, and their raw affine parameters, of the network's nothing."""
+    def _begin(self, moving: Tensor, image: Tensor, spacing: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """The first displacements of some atlases, and their raw affine parameters, of the network's nothing."""
         if self.predicted:
             return self.predicted(moving, image), moving.new_zeros(len(moving), 0)
         transform, fit = self.affine(moving, image, spacing)
-        return transform, fit.state[0]
+        return transform.moving_to_fixed(), fit.state[0]
 
     def _deform(
         self, image: Tensor, atlases: AtlasSet, chosen: Tensor, parameters: Tensor, start: _Warped, source: str

@@ -143,6 +143,9 @@ MULTI_ATLAS = {
     ),
     "atlas_model": _text("folder of a trained Atlas-ISTN, whose atlas is registered to the fused labels"),
     "atlas_registration": _text("folder of a trained registration of pairs, which registers the atlases"),
+    "atlas_registration_backward": _truth(
+        "its fixed images are of the atlases' modality, its moving ones of the image's"
+    ),
     "atlas_list": _text("list of dataset.json with the atlases"),
     "atlases": _count("atlases that are fused, the most similar ones; 0: all"),
     "atlas_similarity": Setting("error of image and registered atlas, by which atlases are chosen", "component"),

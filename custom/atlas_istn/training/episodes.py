@@ -25,6 +25,7 @@ __all__ = [
     "SimilarityLoss",
     "collate_episodes",
     "draw_episodes",
+    "label_borders",
     "label_likeness",
     "prepare_episodes",
 ]
@@ -109,7 +110,7 @@ def draw_episodes(
         [label_likeness(target_labels, atlas_labels.roll(step, axes), classes, radius) for step in shifted]
     ).flatten(1)
     alike, unlike = found > likeness[0], found < likeness[1]
-    places = (_borders(target_labels, radius).flatten() & alike.any(dim=0) & unlike.any(dim=0)).nonzero()[:, 0]
+    places = (label_borders(target_labels, radius).flatten() & alike.any(dim=0) & unlike.any(dim=0)).nonzero()[:, 0]
     if not len(places):
         return None
     places = places[torch.randperm(len(places), generator=generator)[:count].to(places.device)]
@@ -216,7 +217,7 @@ class SimilarityLoss(nn.Module):
         return loss
 
 
-def _borders(labels: Tensor, radius: Sequence[int]) -> Tensor:
+def label_borders(labels: Tensor, radius: Sequence[int]) -> Tensor:
     """Voxels next to another label, ``[*shape]``, so far from the image's border that no shift leads beyond it."""
     found = torch.zeros_like(labels, dtype=torch.bool)
     for axis in range(labels.ndim):

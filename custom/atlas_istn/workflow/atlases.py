@@ -99,19 +99,23 @@ class AtlasLoader:
                 logger.warning("atlas %s has no %s, %s", case["case"], ", ".join(lacking), others)
 
 
-def load_registration(model: str, spacing: Sequence[float], device: torch.device | str) -> NetworkRegistration:
+def load_registration(
+    model: str, spacing: Sequence[float], device: torch.device | str, backward: bool = False
+) -> NetworkRegistration:
     """Load a registration of pairs to register atlases with.
 
     Args:
         model: folder that its training wrote.
         spacing: voxel size in mm of the grid on which the atlases are.
         device: for its network.
+        backward: its fixed images are of the atlases' modality, and its moving ones of the image's.
 
     Raises:
         InputError: there is none, it cannot be used, or its voxel size is another.
     """
     parser = _loaded(model, "registration", device, {"spacing": list(spacing)})
-    return NetworkRegistration(parser.get_parsed_content("network"), parser.get_parsed_content("inferer"))
+    network, inferer, limits = (parser.get_parsed_content(i) for i in ("network", "inferer", "intensity_limits"))
+    return NetworkRegistration(network, inferer, backward, limits)
 
 
 def load_learned_atlas(
