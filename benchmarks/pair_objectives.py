@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from own_data import Runner
 from PIL import Image
+from runs import Runner
 from scipy import ndimage
 
 from atlas_istn.io.outputs import write_csv, write_json
