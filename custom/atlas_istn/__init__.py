@@ -9,7 +9,7 @@ import gc
 
 from .models import legacy
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 legacy.install()
 
