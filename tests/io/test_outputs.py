@@ -30,6 +30,7 @@ from atlas_istn.io.outputs import (
     write_probability,
     write_transforms,
 )
+from atlas_istn.io.results import image_dimensions
 from atlas_istn.spatial import Transform
 
 
@@ -235,3 +236,4 @@ def test_a_single_slice_stays_one(tmp_path: Path) -> None:
     assert written.shape == (5, 4, 1)
     np.testing.assert_allclose(written.affine, affine)
     np.testing.assert_array_equal(read_volume(tmp_path / "seg.nii.gz", 2)[0], np.eye(5, 4))
+    assert image_dimensions(tmp_path / "seg.nii.gz") == 2

@@ -160,7 +160,7 @@ def find_results(folder: Path, report: Mapping[str, Any]) -> dict[str, Path]:
 
 
 def image_dimensions(path: Path) -> int:
-    """Return 2 or 3, the dimensions of an image in a file.
+    """Return 2 or 3, the dimensions of an image in a file; a single slice has 2.
 
     Raises:
         InputError: it cannot be read.
@@ -173,7 +173,7 @@ def image_dimensions(path: Path) -> int:
         raise InputError(
             f"{path}: expected an image, found a file that cannot be read. Run inference again."
         ) from error
-    return max(2, len(shape))
+    return 3 if len(shape) > 2 and shape[2] > 1 else 2
 
 
 def is_registered(folder: Path) -> bool:
