@@ -162,10 +162,48 @@ def test_lists_of_a_data_set_are_kept_and_others_shared_out(tmp_path: Path) -> N
         return {name: len(cases) for name, cases in split(found.cases, 0).items()}
 
     assert lists({"training": entries(0, 20), "test": ["i/9.png"]}) == {"training": 14, "validation": 3, "test": 3}
+    with pytest.raises(InputError, match="no labelled data set found"):
+        lists({"regions_class_order": [1, 2], "labels": {"background": 0, "all": [1, 2], "part": 2}})
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for number in range(4):
+            (tmp_path / folder / f"{number}{'_0000' if folder == 'imagesTr' else ''}.png").touch()
+    assert discover(str(tmp_path)).names == {0: "background", 1: "all", 2: "part"}
+    assert lists({"regions_class_order": [1, 2]}) == {"training": 3, "validation": 1}
     assert lists({"training": entries(0, 9), "validation": entries(9, 12)}) == {"training": 9, "validation": 3}
     assert lists({"a": entries(0, 8), "b": entries(8, 20)}, "b") == {"training": 8, "validation": 2, "test": 2}
     with pytest.raises(InputError, match=r"expected a list training.*a \(8, 8 with labels\)"):
         lists({"a": entries(0, 8)})
+
+
+def test_cases_and_files_can_be_left_out(folders: Path, tmp_path: Path) -> None:
+    (folders / "labels" / "patient00_scan0.png").write_bytes(b"no picture")
+    config = make(folders, tmp_path / "work", leave_out="patient00_scan0,*scan1")
+    lists = json.loads((tmp_path / "work" / "dataset.json").read_text())
+    assert config["data_list_file"] == str(tmp_path / "work" / "dataset.json")
+    left = [entry["image"] for entries in lists.values() if isinstance(entries, list) for entry in entries]
+    assert sorted(left) == [f"images/patient{number:02}_scan0.png" for number in range(1, 12)]
+    with pytest.raises(InputError, match=r"--leave_out patient99: .* it fits none"):
+        discover(str(folders), leave_out=["*scan1", "patient99"])
+
+
+def test_a_split_keeps_copies_of_a_scan_together() -> None:
+    names = [f"p{number}" for number in range(20)]
+    for seed in range(5):
+        lists = split(cases(*names), seed, [["p0", "p5", "p9"], ["p3", "p4"]])
+        places = {case.name: name for name, found in lists.items() for case in found}
+        assert sorted(places) == sorted(names)
+        assert places["p0"] == places["p5"] == places["p9"]
+        assert places["p3"] == places["p4"]
+        held = folds(lists, 3, seed, [["p0", "p5", "p9"]])
+        assert all(len({"p0", "p5", "p9"} & {c.name for c in held[f"validation_fold{n}"]}) in (0, 3) for n in range(3))
+
+
+def test_lists_of_other_names_are_added_to_those_there_are() -> None:
+    found = [replace(case, source="training") for case in cases("p1", "p2")]
+    lists = split([*found, *cases("q1", "q2", "q3")], 0)
+    assert {case.name for case in lists["training"]} >= {"p1", "p2"}
+    assert sum(map(len, lists.values())) == 5
 
 
 def cases(*names: str) -> list[Case]:
@@ -250,6 +288,10 @@ def test_the_table_of_labels() -> None:
         "right",
     ]
     assert label_table([scan({0, 255})], {0: "background", 1: "B"}, "").values == [0, 255]
+    # nnU-Net: a value is called by the smallest region that has it; nobody labelled what is ignored
+    regions = label_table([scan({0, 1, 2, 3, 4, 9})], {1: "whole", 2: "core", 3: "core", 4: "core", 9: "ignore"}, "")
+    assert (regions.names, regions.values) == (["background", "whole", "core"], [[0, 9], 1, [2, 3, 4]])
+    assert "ignored is background" in regions.reason
     for wrong in ("left", "left=1,left=21", "left=2", "left=0", "left=1+1", "=1"):
         with pytest.raises(InputError, match="--labels"):
             label_table(scans, {}, wrong)

@@ -5,18 +5,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from .channels import ImagePath, channel_files, files_of, in_folder, join_channels, namesake
 from .dicom_files import IMAGE, why_no_image
+from .files import walk
 from .names import IMAGE_SUFFIXES, case_names
 
-__all__ = ["Cases", "find_cases", "read_data_list", "read_data_lists"]
+__all__ = ["Cases", "find_cases", "read_data_list", "read_data_lists", "read_data_object"]
 
 _SHOWN = 3  # missing files that a message names
 _LONGEST = 64 * 2**20  # bytes of a dataset.json; the largest known data sets need a hundredth
@@ -56,7 +56,8 @@ def find_cases(
 
     Where the folder holds a ``dataset.json`` (layout of the Medical Segmentation Decathlon), one of its lists is
     used. Otherwise it is every NIfTI, PNG, NRRD or MHA file directly in the folder, and every folder in it, at any
-    depth and itself included, in which DICOM images lie; hidden files and folders are passed over.
+    depth and itself included, in which DICOM images lie; hidden files and folders are passed over. An entry of a list
+    may have a name of its own, ``"case"``.
 
     Args:
         dataset_dir: the folder.
@@ -90,7 +91,7 @@ def find_cases(
         images, unused = _found(folder)
         joined = join_channels(images) if several_channels else [ImagePath([str(path)]) for path in images]
         entries = [{"image": image} for image in joined]
-    names = case_names([namesake(entry["image"]) for entry in entries])
+    names = case_names([entry.pop("case", "") or namesake(entry["image"]) for entry in entries])
     cases = sorted(
         ({"case": name, **entry} for name, entry in zip(names, entries, strict=True)), key=lambda c: c["case"]
     )
@@ -106,7 +107,7 @@ def _list_file(folder: Path, elsewhere: str | None) -> Path:
     own = folder / "dataset.json"
     if not elsewhere or not Path(elsewhere).is_file():
         return own
-    root = _read_json(Path(elsewhere)).get("root")
+    root = read_data_object(Path(elsewhere)).get("root")
     return Path(elsewhere) if root and Path(root).resolve() == folder.resolve() else own
 
 
@@ -124,9 +125,10 @@ def _listed(folder: Path, source: Path, list_name: str, with_labels: bool) -> li
                 f'{{"image": path, "label": path}}. Complete the entry, or choose another list.'
             )
         image = in_folder(folder, ImagePath(channel_files(folder, fields["image"])))
-        entries.append({"image": image, **({"label": str(folder / fields["label"])} if with_labels else {})})
+        entry = {"image": image, **({"label": str(folder / fields["label"])} if with_labels else {})}
+        entries.append(entry | ({"case": str(fields["case"])} if fields.get("case") else {}))
 
-    paths = [path for entry in entries for image in entry.values() for path in files_of(image)]
+    paths = [path for entry in entries for key in keys for path in files_of(entry[key])]
     missing = [path for path in paths if not Path(path).exists()]
     if missing:
         shown = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
@@ -158,16 +160,25 @@ def read_data_list(source: Path, list_name: str) -> Sequence[Any]:
 
 
 def read_data_lists(source: Path) -> dict[str, list[Any]]:
-    """Read all lists of a ``dataset.json``.
+    """Read the lists of cases of a ``dataset.json``; a list of numbers is none.
 
     Raises:
         InputError: the file cannot be read.
     """
-    return {key: value for key, value in _read_json(source).items() if isinstance(value, list)}
+    lists = {key: value for key, value in read_data_object(source).items() if isinstance(value, list)}
+    return {
+        key: value
+        for key, value in lists.items()
+        if not value or any(isinstance(entry, (str, Mapping)) for entry in value)
+    }
 
 
-def _read_json(source: Path) -> dict[str, Any]:
-    """The object in a JSON file; what is no object has nothing."""
+def read_data_object(source: Path) -> dict[str, Any]:
+    """Read the object in a ``dataset.json``; what is no object has nothing.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     try:
         if source.stat().st_size > _LONGEST:
             raise ValueError(f"more than {_LONGEST / 2**20:.0f} MiB")
@@ -182,7 +193,7 @@ def _found(folder: Path) -> tuple[list[Path], dict[str, str]]:
     images: list[Path] = []
     series: list[Path] = []
     unused: dict[str, str] = {}
-    for inner, files in _walk(folder):
+    for inner, files in walk(folder):
         reasons: dict[str, list[Path]] = defaultdict(list)
         for path in files:
             if not path.name.lower().endswith(IMAGE_SUFFIXES):
@@ -203,14 +214,3 @@ def _found(folder: Path) -> tuple[list[Path], dict[str, str]]:
             f"directly in this folder, folders of DICOM series, or a dataset.json. Check the path."
         )
     return images + sorted(series), unused
-
-
-def _walk(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """A folder and all within it, links included, each with its files; nothing that is hidden."""
-    seen = set()
-    for inner, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(inner)
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in seen else []
-        if real not in seen:
-            yield Path(inner), [Path(inner, name) for name in sorted(names) if not name.startswith(".")]
-        seen.add(real)

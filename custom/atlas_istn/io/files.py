@@ -17,7 +17,7 @@ import torch
 
 from ..errors import InputError
 
-__all__ = ["check_writable", "muted", "remove_parts", "save_tensors", "write_whole"]
+__all__ = ["check_writable", "muted", "remove_parts", "save_tensors", "walk", "write_whole"]
 
 _PART = ".part."
 
@@ -109,3 +109,14 @@ def muted() -> Iterator[None]:
     finally:
         os.dup2(terminal, 2)
         os.close(terminal)
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield a folder and all within it, links included, each with its files; nothing that is hidden."""
+    seen = set()
+    for inner, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(inner)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in seen else []
+        if real not in seen:
+            yield Path(inner), [Path(inner, name) for name in sorted(names) if not name.startswith(".")]
+        seen.add(real)

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 
 from ..errors import InputError
-from .channels import ImagePath, join_channels, without_channel
+from .cases import read_data_lists
+from .channels import ImagePath, in_folder, join_channels, without_channel
+from .layouts import labelled_images
 from .names import IMAGE_SUFFIXES, case_names
 from .results import find_labelled_cases
 
@@ -64,24 +65,21 @@ def _in_list(dataset: Path, name: str, cases: Collection[str], several_channels:
 
 
 def _in_folders(dataset: Path, cases: Collection[str], several_channels: bool) -> Sources:
-    """Images of folders ``images*`` as `plan` takes them, and the labels of the same names in ``labels*``."""
+    """Images and labels of folders without lists as `plan` takes them; and images of folders ``images*`` without."""
     images = sorted(path for path in dataset.glob("images*/*") if path.name.lower().endswith(IMAGE_SUFFIXES))
     joined = join_channels(images) if several_channels else [ImagePath([str(path)]) for path in images]
-    namesakes = [Path(without_channel(image) if several_channels else image) for image in joined]
-    found: Sources = {}
-    for case, image, namesake in zip(case_names(namesakes), joined, namesakes, strict=True):
-        label = dataset / namesake.parent.name.replace("images", "labels", 1) / namesake.name
-        if case in cases:
-            found[case] = {"image": image, **({"label": str(label)} if label.is_file() else {})}
-    return found
+    names = case_names([without_channel(image) if several_channels else image for image in joined])
+    found: Sources = {name: {"image": image} for name, image in zip(names, joined, strict=True)}
+    for case in labelled_images(dataset).cases:
+        found[case.name] = {"image": in_folder(dataset, case.image), "label": str(dataset / case.label)}
+    return {name: source for name, source in found.items() if name in cases}
 
 
 def _search(dataset: Path, cases: Collection[str], several_channels: bool) -> dict[str, Sources]:
     """The lists that have cases of the run. A list that cannot be read is of no concern if another one has them."""
     try:
-        content = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
-        names = [name for name, value in content.items() if isinstance(value, list) and value]
-    except (OSError, ValueError, AttributeError):
+        names = [name for name, entries in read_data_lists(dataset / "dataset.json").items() if entries]
+    except InputError:
         names = []  # a folder of images, or a bad file: what is wrong with it is said below
     if not names and (found := _in_folders(dataset, cases, several_channels)):
         return {"images": found}

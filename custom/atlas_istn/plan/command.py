@@ -39,7 +39,7 @@ from .picture import draw_plan, mean_labels
 from .splits import folds as make_folds
 from .splits import patients, split
 from .suitability import REFUSE, Suitability, judge
-from .survey import Anatomy, Scan, dimensions, look_at_anatomy, look_at_scan
+from .survey import Anatomy, Scan, digests, dimensions, look_at_anatomy, look_at_scan
 from .timing import batch_size, decide_length, measure_costs
 from .write import CONFIG, LISTS_FILE, check_folder, data_config, fold_config, write_folds, write_lists, write_plan
 
@@ -74,6 +74,7 @@ def plan(
     lists: str = "",
     labels: str = "",
     spacing: str = "",
+    leave_out: str = "",
     folds: int = 0,
     hours: str = "",
     seed: int = 0,
@@ -90,6 +91,7 @@ def plan(
         output_dir: folder of the plan; by default output/ and the name of the data set.
         lists: lists of the data set to use, with commas between; by default training, validation and test. Others are
             shared out by patient.
+        leave_out: cases and files that are not to be used, as in '*_4d,case_7', with commas between; * is anything.
         labels: classes wanted, as in 'left=1,right=21' or 'hippocampus=1+21'; by default all.
         folds: also make lists and configurations for so many trainings of a cross-validation.
         spacing: width and height of a pixel of PNG images in mm, as in 0.14x0.14, or one number for both; without it
@@ -106,7 +108,7 @@ def plan(
     """
     root = Path(output_dir or Path("output") / Path(dataset_dir).absolute().name)
     budget = _number("hours", hours) if hours else None
-    data = _look(discover(dataset_dir, _words(lists)), labels, _pixel_size(spacing), folds, seed)
+    data = _look(discover(dataset_dir, _words(lists), _words(leave_out)), labels, _pixel_size(spacing), folds, seed)
     warnings = [
         *data.found.warnings,
         *check_scans(data.scans, data.unit),
@@ -124,7 +126,7 @@ def plan(
         decide_architecture(grid),
         decide_refinement(grid),
     ]
-    settings = _settings(root, data, folds)
+    settings = _settings(root, data, bool(folds or leave_out))
     train_config = Path(bundle_dir) / "configs" / "train.yaml"
     if not train_config.is_file():
         raise InputError(f"{train_config}: no such file. Expected a bundle. Set bundle_dir to one.")
@@ -166,9 +168,10 @@ def _look(found: DataSet, labels: str, pixel_size: PixelSize | None, number: int
         "labels",
         lambda case: _not_empty(look_at_anatomy(found.folder, case, dim, table.values, pixel_size)),
     )
-    lists = split(found.cases, seed)
+    alike = [[scan.case.name for scan in group] for group in digests(scans).values()]
+    lists = split(found.cases, seed, alike)
     if number:
-        lists |= make_folds(lists, number, seed)
+        lists |= make_folds(lists, number, seed, alike)
     return _Data(found, dim, pixel_size, lists, scans, table, anatomies)
 
 
@@ -212,9 +215,9 @@ def _refuse(suits: Sequence[Suitability], force: bool) -> None:
         )
 
 
-def _settings(root: Path, data: _Data, number: int) -> dict[str, Any]:
+def _settings(root: Path, data: _Data, changed: bool) -> dict[str, Any]:
     """What of the configuration follows from the data set alone."""
-    made = number or any(case.source not in LISTS for case in data.found.cases) or not data.found.has_json
+    made = changed or any(case.source not in LISTS for case in data.found.cases) or not data.found.has_lists
     made = made or any(name not in {case.source for case in data.found.cases} for name in data.lists)
     settings: dict[str, Any] = {
         "dataset_dir": str(data.found.folder),

@@ -4,25 +4,25 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..io.channels import ImagePath, channel_files, files_of, join_channels, namesake, without_channel
-from ..io.names import IMAGE_SUFFIXES, case_names
+from ..io.cases import read_data_lists, read_data_object
+from ..io.channels import ImagePath, channel_files, files_of, namesake
+from ..io.files import walk
+from ..io.layouts import fits, labelled_images
+from ..io.names import case_names
 
 __all__ = ["LISTS", "Case", "DataSet", "discover"]
 
 LISTS = ("training", "validation", "test")
-_FOLDERS = {"tr": "training", "train": "training", "training": "training", "val": "validation", "ts": "test"}
-_FOLDERS |= {"validation": "validation", "test": "test"}
-_LABEL_ENDS = re.compile(r"[-_.](seg|segmentation|label|labels|mask|gt|labelmap)$", re.IGNORECASE)
-_SHOWN = 5
+_GROUPS = {"tr": "training", "train": "training", "training": "training", "ts": "test", "test": "test"}
+_GROUPS |= {"testing": "test", "val": "validation", "valid": "validation", "validation": "validation"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class DataSet:
         names: value of a label → its name, as far as the data set tells.
         ignored: lists that are not used → number of entries.
         warnings: what lies there and is not used.
-        has_json: whether there is a ``dataset.json``.
+        has_lists: whether there is a ``dataset.json`` with lists.
     """
 
     folder: Path
@@ -60,38 +60,46 @@ class DataSet:
     names: Mapping[int, str]
     ignored: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[str] = ()
-    has_json: bool = False
+    has_lists: bool = False
 
 
-def discover(dataset_dir: str, lists: Sequence[str] = ()) -> DataSet:
+def discover(dataset_dir: str, lists: Sequence[str] = (), leave_out: Sequence[str] = ()) -> DataSet:
     """Find the labelled cases of a folder.
 
     The channels of an image may lie in several files, ``NAME_0000``, ``NAME_0001``, …
 
     Args:
-        dataset_dir: a folder with a ``dataset.json`` (Medical Segmentation Decathlon), or with folders ``images*`` and
-            ``labels*`` whose files have the same names.
-        lists: of ``dataset.json``, or endings of the folders; by default those named ``training``, ``validation`` and
-            ``test``, or all folders.
+        dataset_dir: a folder with a ``dataset.json`` (Medical Segmentation Decathlon, nnU-Net), or with images and
+            labels as `labelled_images` finds them.
+        lists: of ``dataset.json``, or groups of folders; by default those named ``training``, ``validation`` and
+            ``test``, or all.
+        leave_out: patterns with ``*`` of the names of cases and files that are not to be used.
 
     Raises:
-        InputError: there is no such folder, nothing with labels, or not the lists.
+        InputError: there is no such folder, nothing with labels, not the lists, or nothing to leave out.
     """
     folder = Path(dataset_dir)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder. Expected a labelled data set. Check the path.")
-    return _from_json(folder, lists) if (folder / "dataset.json").is_file() else _from_folders(folder, lists)
-
-
-def _from_json(folder: Path, wanted: Sequence[str]) -> DataSet:
     source = folder / "dataset.json"
-    try:
-        content = dict(json.loads(source.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{source}: expected a JSON object, found none ({error}). Correct the file.") from error
-    lists = {key: value for key, value in content.items() if isinstance(value, list)}
-    if not lists:  # as nnU-Net has it
-        return replace(_from_folders(folder, wanted), names=_label_names(content.get("labels")))
+    content = read_data_object(source) if source.is_file() else {}
+    entries = read_data_lists(source) if content else {}
+    found = _from_lists(source, entries, lists) if entries else _from_folders(folder, lists, leave_out)
+    cases = [case for case in found.cases if not _left_out(case, leave_out)]
+    files = [path.relative_to(folder) for _, paths in walk(folder) for path in paths] if leave_out else []
+    for pattern in leave_out:
+        if not any(fits(path, [pattern]) for path in files) and not any(_left_out(c, [pattern]) for c in found.cases):
+            raise InputError(f"--leave_out {pattern}: expected the name of a case or file, or a pattern; it fits none.")
+    if not cases:
+        raise InputError(f"{folder}: --leave_out {','.join(leave_out)} leaves no case. Leave out less.")
+    return replace(found, cases=cases, names=_label_names(content.get("labels")))
+
+
+def _left_out(case: Case, patterns: Sequence[str]) -> bool:
+    return any(fits(Path(path), patterns) for path in (case.name, case.label, *files_of(case.image)))
+
+
+def _from_lists(source: Path, lists: Mapping[str, Sequence[Any]], wanted: Sequence[str]) -> DataSet:
     labelled = {key: [entry for entry in value if _is_labelled(entry)] for key, value in lists.items()}
     available = ", ".join(f"{key} ({len(value)}, {len(labelled[key])} with labels)" for key, value in lists.items())
     missing = [name for name in wanted if not labelled.get(name)]
@@ -99,21 +107,22 @@ def _from_json(folder: Path, wanted: Sequence[str]) -> DataSet:
     if missing or ("training" not in used and not wanted):
         raise InputError(
             f"{source}: expected {'the list ' + ', '.join(missing) if missing else 'a list training'} with images and "
-            f"labels. The lists there: {available or 'none'}. Choose with --lists."
+            f"labels. The lists there: {available}. Choose with --lists."
         )
-    cases = _named(
-        [
-            Case("", _image(channel_files(folder, entry["image"])), os.path.normpath(entry["label"]), name)
-            for name in used
-            for entry in labelled[name]
-        ]
-    )
+    folder = source.parent
+    cases = [
+        Case("", _image(channel_files(folder, entry["image"])), os.path.normpath(entry["label"]), name)
+        for name in used
+        for entry in labelled[name]
+    ]
+    names = case_names([namesake(case.image) for case in cases])
     ignored = {name: len(value) for name, value in lists.items() if name not in used}
     unlabelled = {name: len(lists[name]) - len(labelled[name]) for name in used}
     warnings = [
         f"{count} entries of the list {name} have no label: left out" for name, count in unlabelled.items() if count
     ]
-    return DataSet(folder, cases, _label_names(content.get("labels")), ignored, warnings, has_json=True)
+    cases = [replace(case, name=name) for case, name in zip(cases, names, strict=True)]
+    return DataSet(folder, cases, {}, ignored, warnings, has_lists=True)
 
 
 def _is_labelled(entry: Any) -> bool:
@@ -128,79 +137,43 @@ def _image(files: Sequence[str]) -> ImagePath:
     return ImagePath([os.path.normpath(file) for file in files])
 
 
-def _named(cases: Sequence[Case]) -> list[Case]:
-    names = case_names([namesake(case.image) for case in cases])
-    return [replace(case, name=name) for case, name in zip(cases, names, strict=True)]
-
-
 def _label_names(table: Any) -> dict[int, str]:
-    """Value → name, of a table that has either first."""
-    names: dict[int, str] = {}
+    """Value → name, of a table that has either first.
+
+    A region of nnU-Net has several values. Regions lie in each other, so a value is called by the smallest that has it,
+    and values of one name are one class. ``ignore`` is the name of voxels that nobody labelled, and of no class.
+    """
+    regions: list[tuple[list[int], str]] = []
     for key, value in table.items() if isinstance(table, Mapping) else ():
-        first, second = (value, key) if str(value).lstrip("-").isdigit() else (key, value)
-        if str(first).lstrip("-").isdigit():
-            names[int(first)] = str(second)
+        first, second = (key, value) if str(key).lstrip("-").isdigit() else (value, key)
+        values = first if isinstance(first, list) else [first]
+        if values and all(str(number).lstrip("-").isdigit() for number in values):
+            regions.append(([int(number) for number in values], str(second)))
+    names: dict[int, str] = {}
+    for values, name in sorted(regions, key=lambda region: len(region[0])):
+        for number in values:
+            names.setdefault(number, name)
     return names
 
 
-def _from_folders(folder: Path, wanted: Sequence[str]) -> DataSet:
-    pairs = {}
-    for images in sorted(path for path in folder.iterdir() if path.is_dir() and path.name.lower().startswith("image")):
-        ending = re.sub(r"^images?[-_]?", "", images.name, flags=re.IGNORECASE)
-        for labels in sorted(path for path in folder.iterdir() if path.is_dir()):
-            if re.fullmatch(rf"(labels?|masks?|segmentations?)[-_]?{re.escape(ending)}", labels.name, re.IGNORECASE):
-                pairs[ending] = (images, labels)
-    if not pairs:
+def _from_folders(folder: Path, wanted: Sequence[str], leave_out: Sequence[str]) -> DataSet:
+    found = labelled_images(folder, leave_out)
+    groups = Counter(case.group for case in found.cases)
+    if not groups:
+        seen = "; ".join(found.warnings)
         raise InputError(
-            f"{folder}: no labelled data set found. Expected a dataset.json, or folders images and labels (imagesTr "
-            "and labelsTr, …) whose files have the same names. Check the path."
+            f"{folder}: no labelled data set found{f' ({seen})' if seen else ''}. Expected a dataset.json with lists; "
+            "or folders images and labels (imagesTr and labelsTr, …) whose files have the same names; or labels beside "
+            "their images, called NAME_seg, NAME_gt, NAME_label, or segmentation in a folder for each case. Check the "
+            "path and the names; what may mislead can be left out with --leave_out."
         )
-    missing = [name for name in wanted if name not in pairs]
+    missing = [name for name in wanted if name not in groups]
     if missing:
-        raise InputError(
-            f"{folder}: no folders images{missing[0]} and labels{missing[0]}. Choose of {', '.join(pairs)}."
-        )
-    cases: list[Case] = []
-    warnings: list[str] = []
-    for ending, (images, labels) in pairs.items():
-        if not wanted or ending in wanted:
-            source = _FOLDERS.get(ending.lower(), "") if len(pairs) > 1 else ""
-            cases += _matched(folder, images, labels, source, warnings)
-    ignored = {ending: len(_files(images)) for ending, (images, _) in pairs.items() if wanted and ending not in wanted}
-    if not cases:
-        raise InputError(
-            f"{folder}: no image has a label of the same name. Expected both. Check the names of the files."
-        )
-    return DataSet(folder, _named(cases), {}, ignored, warnings)
-
-
-def _matched(folder: Path, images: Path, labels: Path, source: str, warnings: list[str]) -> list[Case]:
-    stems = {_LABEL_ENDS.sub("", _stem(path)): path for path in _files(labels)}
-    paths = _files(images)
-    whole = [path for path in paths if _stem(path) in stems]
-    channels = join_channels([path for path in paths if path not in whole])
-    cases, alone = [], []
-    for image in sorted([*map(str, whole), *channels]):
-        label = stems.pop(_stem(Path(image)), None) or stems.pop(_stem(Path(without_channel(image))), None)
-        if label:
-            files = [str(Path(file).relative_to(folder)) for file in files_of(image)]
-            cases.append(Case("", _image(files), str(label.relative_to(folder)), source))
-        else:
-            alone += [Path(file).name for file in files_of(image)]
-    for what, names in (
-        ("images without a label", alone),
-        ("labels without an image", [p.name for p in stems.values()]),
-    ):
-        if names:
-            shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-            warnings.append(f"{len(names)} {what} in {images.name}: left out ({shown})")
-    return cases
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.name.lower().endswith(IMAGE_SUFFIXES) and not p.name.startswith("."))
-
-
-def _stem(path: Path) -> str:
-    suffix = next(end for end in IMAGE_SUFFIXES if path.name.lower().endswith(end))
-    return path.name[: len(path.name) - len(suffix)]
+        raise InputError(f"{folder}: no images of {missing[0]}. Choose of {', '.join(filter(None, groups))}.")
+    cases = [
+        Case(case.name, case.image, case.label, _GROUPS.get(case.group.lower(), "") if len(groups) > 1 else "")
+        for case in found.cases
+        if not wanted or case.group in wanted
+    ]
+    ignored = {group: count for group, count in groups.items() if wanted and group not in wanted}
+    return DataSet(folder, cases, {}, ignored, found.warnings)

@@ -14,6 +14,7 @@ from .survey import Scan
 __all__ = ["LabelTable", "label_table"]
 
 _SHOWN = 12
+_IGNORE = "ignore"  # as nnU-Net calls voxels that nobody labelled
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,22 @@ def label_table(scans: Sequence[Scan], names: Mapping[int, str], selection: str)
         InputError: the selection makes no sense, or there are only zeros.
     """
     found = Counter(value for scan in scans for value in scan.values)
-    values = sorted(value for value in found if value)
+    ignored = sorted(value for value in found if names.get(value) == _IGNORE)
+    values = sorted(value for value in found if value and value not in ignored)
     if not values:
         raise InputError("all labels are zero everywhere. Expected labels of the anatomy. Check the export.")
     if selection:
         return _selected(selection, found)
-    named = [value for value in sorted(names) if value]
+    named = [value for value in sorted(names) if value and names[value] != _IGNORE]
     if set(values) <= set(named):
-        absent = [names[value] for value in named if value not in found]
+        classes: dict[str, list[int]] = {}
+        for value in values:
+            classes.setdefault(names[value], []).append(value)
+        absent = sorted({names[value] for value in named} - set(classes))
         reason = f"as dataset.json names them{'; in no case: ' + ', '.join(absent) if absent else ''}"
-        return LabelTable([names.get(0, "background"), *(names[value] for value in values)], [0, *values], reason)
+        reason += "; what it has ignored is background" if ignored else ""
+        entries = [_entry([0, *ignored]), *(_entry(merged) for merged in classes.values())]
+        return LabelTable([names.get(0, "background"), *classes], entries, reason)
     if len(values) == len(named):
         return LabelTable(
             [names.get(0, "background"), *(names[value] for value in named)],
@@ -87,10 +94,13 @@ def _selected(selection: str, found: Mapping[int, int]) -> LabelTable:
         wrong = f"{_listed(missing)} in no label" if missing else "0, or a value twice"
         raise InputError(f"--labels '{selection}': {wrong}. Expected values of {_listed(sorted(found))}, each once.")
     rest = [0, *sorted(value for value in found if value and value not in chosen)]
-    values_: list[int | list[int]] = [rest if len(rest) > 1 else 0]
-    values_ += [values if len(values) > 1 else values[0] for values in classes.values()]
+    entries = [_entry(rest), *(_entry(values) for values in classes.values())]
     reason = "as --labels says" + (f"; background: {_listed(rest[1:])}" if len(rest) > 1 else "")
-    return LabelTable(["background", *classes], values_, reason)
+    return LabelTable(["background", *classes], entries, reason)
+
+
+def _entry(values: Sequence[int]) -> int | list[int]:
+    return list(values) if len(values) > 1 else values[0]
 
 
 def _listed(values: Sequence[int]) -> str:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -19,20 +19,29 @@ _SHARES = {"validation": 0.15, "test": 0.15}
 _FEWEST_FOR_TEST = 10  # patients; of fewer none is spared for a test
 
 
-def patients(cases: Sequence[Case]) -> dict[str, list[Case]]:
-    """Group cases by patient, as far as their names tell, see `patients_of`."""
+def patients(cases: Sequence[Case], alike: Sequence[Collection[str]] = ()) -> dict[str, list[Case]]:
+    """Group cases by patient, as far as their names tell, see `patients_of`.
+
+    Args:
+        cases: the cases.
+        alike: names of cases whose images are the same, and so of one patient, whatever they are called.
+    """
+    known = dict(zip((case.name for case in cases), patients_of([case.name for case in cases]), strict=True))
+    for group in alike:
+        same = {known[name] for name in group if name in known}
+        known = {name: min(same) if patient in same else patient for name, patient in known.items()}
     groups: dict[str, list[Case]] = defaultdict(list)
-    for case, patient in zip(cases, patients_of([case.name for case in cases]), strict=True):
-        groups[patient].append(case)
+    for case in cases:
+        groups[known[case.name]].append(case)
     return dict(groups)
 
 
-def split(cases: Sequence[Case], seed: int) -> dict[str, list[Case]]:
+def split(cases: Sequence[Case], seed: int, alike: Sequence[Collection[str]] = ()) -> dict[str, list[Case]]:
     """Keep the lists that there are, and make those that are missing.
 
     Cases of other lists than `LISTS` are shared out, and so is a training list that stands alone: 15 % of the patients,
     at least one, for validation, and as many for a test where there are at least ten patients. Where there is a list
-    for training and a second one, no test is made.
+    for training and a second one, no test is made. See `patients` for ``alike``.
 
     Raises:
         InputError: there are too few patients.
@@ -40,7 +49,7 @@ def split(cases: Sequence[Case], seed: int) -> dict[str, list[Case]]:
     known = {name: [case for case in cases if case.source == name] for name in LISTS}
     lists = {name: list(found) for name, found in known.items() if found}
     pool = [case for case in cases if case.source not in LISTS] or lists.pop("training", [])
-    groups = patients(pool)
+    groups = patients(pool, alike)
     names = sorted(groups)
     np.random.default_rng(seed).shuffle(names)
     alone = not lists
@@ -50,7 +59,7 @@ def split(cases: Sequence[Case], seed: int) -> dict[str, list[Case]]:
         count = max(1, round(share * len(groups)))
         taken, names = names[:count], names[count:]
         lists[name] = [case for patient in sorted(taken) for case in groups[patient]]
-    training = [case for patient in sorted(names) for case in groups[patient]]
+    training = [*lists.pop("training", []), *(case for patient in sorted(names) for case in groups[patient])]
     if not training:
         raise InputError(
             f"{len(groups)} patient(s) with labels: too few to train on some and validate on others. Expected two at "
@@ -59,13 +68,17 @@ def split(cases: Sequence[Case], seed: int) -> dict[str, list[Case]]:
     return {"training": training, **{name: lists[name] for name in LISTS[1:] if name in lists}}
 
 
-def folds(lists: Mapping[str, Sequence[Case]], number: int, seed: int) -> dict[str, list[Case]]:
+def folds(
+    lists: Mapping[str, Sequence[Case]], number: int, seed: int, alike: Sequence[Collection[str]] = ()
+) -> dict[str, list[Case]]:
     """Make lists ``training_fold0``, ``validation_fold0``, … of the cases for training and validation, by patient.
+
+    See `patients` for ``alike``.
 
     Raises:
         InputError: there are fewer patients than folds.
     """
-    groups = patients([*lists["training"], *lists["validation"]])
+    groups = patients([*lists["training"], *lists["validation"]], alike)
     if not 2 <= number <= len(groups):
         raise InputError(f"--folds {number}: expected 2 to {len(groups)}, the number of patients.")
     names = sorted(groups)

@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 
 from ..errors import InputError
-from ..io.channels import files_of
+from ..io.channels import files_of, namesake
 from ..io.files import write_whole
+from ..io.names import case_names
 from ..io.outputs import write_json
 from .decide import Decision
 from .discover import Case
@@ -81,13 +82,15 @@ def data_config(root: Path, settings: Mapping[str, Any], decisions: Sequence[Dec
 
 def write_lists(root: Path, folder: Path, lists: Mapping[str, Sequence[Case]]) -> None:
     """Write ``dataset.json`` with the lists that were made, its paths relative to the data set."""
-    entries = {name: [{"image": _entry(c.image), "label": c.label} for c in cases] for name, cases in lists.items()}
+    entries = {name: [_entry(case) for case in cases] for name, cases in lists.items()}
     write_json({"root": str(folder.absolute()), **entries}, root / LISTS_FILE)
 
 
-def _entry(image: str) -> str | list[str]:
-    files = files_of(image)
-    return files[0] if len(files) == 1 else list(files)
+def _entry(case: Case) -> dict[str, Any]:
+    """What the list says of a case; its name where the file does not tell it."""
+    files = files_of(case.image)
+    entry = {"image": files[0] if len(files) == 1 else list(files), "label": case.label}
+    return entry if case_names([namesake(case.image)]) == [case.name] else {"case": case.name, **entry}
 
 
 def write_plan(root: Path, config: str, record: Mapping[str, Any]) -> None:
