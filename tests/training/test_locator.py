@@ -87,6 +87,17 @@ def test_nothing_is_found_where_nothing_is(locator: Locator) -> None:
     assert middle.shape[1:] == (24, 24)
 
 
+def test_a_model_is_chosen_on_grids_that_hold_the_anatomy(locator: Locator, caplog: pytest.LogCaptureFixture) -> None:
+    """Also where the locator sees nothing, or takes something else for it: that is not the model's fault."""
+    nothing, other = picture(None, (60, 60), seed=5), picture((15, 45), (60, 60), seed=6)
+    label = picture((44, 16), (60, 60), seed=7)["label"]
+    for image, warning in ((nothing["image"], "was not found"), (other["image"], "where it is not")):
+        case = {"image": image, "label": label}
+        assert torch.equal(cut(locator, case, strict=False)["label"][1].sum(), label[1].sum())
+        assert warning in caplog.text
+        caplog.clear()
+
+
 def test_what_the_border_cuts_off_is_told(locator: Locator) -> None:
     whole = cut(locator, picture((30, 30), (60, 60), seed=7))["image"]
     assert whole.meta[MISSING] < 0.1

@@ -51,7 +51,8 @@ class Localised(MapTransform, InvertibleTransform):
         weights: reads the weights of the locator; called once, when the first scan comes. None for one that has them.
         truth: key of a labelmap of channels, background first: the centre of its box is taken in place of what the
             locator finds.
-        strict: refuse scans in which the anatomy is not found. Otherwise the middle of the scan is taken.
+        strict: refuse scans in which the anatomy is not found. Otherwise, as while a model is chosen, the grid lies
+            about the last key's labelmap, also where the anatomy was taken to be beside it, or about the scan's middle.
         allow_missing_keys: accept data without some of the keys.
 
     Raises:
@@ -82,7 +83,9 @@ class Localised(MapTransform, InvertibleTransform):
         result = dict(data)
         scan = result[self.keys[0]]
         centre = box_centre(result[self.truth]) if self.truth else self._find(scan)
-        if centre is None:
+        if not self.strict:
+            centre = self._corrected(scan, result.get(self.keys[-1], scan), centre)
+        elif centre is None:
             centre = _middle(scan)
         for key in self.key_iterator(result):
             result[key] = self._cut(result[key], centre)
@@ -112,7 +115,7 @@ class Localised(MapTransform, InvertibleTransform):
                     f"{message}. Expected a scan that shows all or most of it. Check that it is of the right part of "
                     "the body, and that its header states the orientation and the voxel size."
                 )
-            logger.warning("%s; the middle of the scan was taken", message)
+            logger.warning("%s; the grid was placed without it", message)
             return None
         scan.meta[MISSING] = round(location.missing, 4)
         if location.missing >= _NOTICEABLE:
@@ -120,6 +123,16 @@ class Localised(MapTransform, InvertibleTransform):
             logger.warning("%s: %s", name_of(scan), warning)
             scan.meta["warnings"] = "\n".join(filter(None, [scan.meta.get("warnings", ""), warning]))
         return _on_grid(location.centre.numpy() / np.asarray(self.locator.spacing), overview, scan)
+
+    def _corrected(self, scan: MetaTensor, labels: MetaTensor, centre: Array | None) -> Array:
+        """Where the grid of a scan is placed in spite of what was found."""
+        truth = None if labels is scan else box_centre(labels)
+        if centre is None:
+            return _middle(scan) if truth is None else truth
+        if truth is not None and box_centre(self._cut(labels, centre)) is None:
+            logger.warning("%s: the anatomy was taken to be where it is not; its label tells where", name_of(scan))
+            return truth
+        return centre
 
     def _cut(self, volume: MetaTensor, centre: Array) -> MetaTensor:
         dim = volume.ndim - 1
