@@ -86,14 +86,26 @@ def test_damaged_dataset_json(tmp_path, text):
 
 
 def test_every_image_of_a_folder(tmp_path, write_series):
-    for name in ("b.nii.gz", "a.nii", "c.PNG", "d.nrrd", "e.mha", "notes.txt", "._b.nii.gz", ".hidden.png"):
+    for name in (
+        "b.nii.gz",
+        "a.nii",
+        "c.PNG",
+        "d.nrrd",
+        "e.mha",
+        "f.mhd",
+        "f.raw",
+        "notes.txt",
+        "._b.nii.gz",
+        ".hidden.png",
+    ):
         (tmp_path / name).touch()
     write_series(tmp_path / "patient" / "series")
     (tmp_path / "patient" / "inner.nii.gz").touch()  # perhaps a label: only DICOM is looked for in depth
 
     cases = find_cases(str(tmp_path))
 
-    assert [case["case"] for case in cases] == ["a", "b", "c", "d", "e", "series"]
+    assert "f.raw" not in cases.unused  # the voxels of f.mhd
+    assert [case["case"] for case in cases] == ["a", "b", "c", "d", "e", "f", "series"]
     assert cases[-1]["image"] == str(tmp_path / "patient" / "series")
 
 

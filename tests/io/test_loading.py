@@ -47,7 +47,7 @@ class TestGeometry:
         np.testing.assert_array_equal(volume[0], NOISE)
         np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-6)  # stored as float32
 
-    @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+    @pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".mhd"])
     def test_itk_formats_agree_with_nifti(self, tmp_path, suffix):
         image = sitk.ReadImage(save(tmp_path / "a.nii"))
         sitk.WriteImage(image, str(tmp_path / f"a{suffix}"))

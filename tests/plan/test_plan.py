@@ -140,6 +140,7 @@ def test_all_that_is_wrong_is_named_at_once(folders: Path, tmp_path: Path) -> No
     assert "2 of 24 cases cannot be used" in message
     assert "patient00_scan0" in message
     assert "patient01_scan1" in message
+    assert "--leave_out 'patient00_scan0,patient01_scan1'" in message
     assert not (tmp_path / "work").exists()
 
 

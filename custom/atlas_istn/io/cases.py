@@ -19,6 +19,7 @@ from .names import IMAGE_SUFFIXES, case_names
 __all__ = ["Cases", "find_cases", "read_data_list", "read_data_lists", "read_data_object"]
 
 _SHOWN = 3  # missing files that a message names
+_VOXELS = (".raw", ".zraw")  # of an .mhd file
 _LONGEST = 64 * 2**20  # bytes of a dataset.json; the largest known data sets need a hundredth
 
 
@@ -55,7 +56,7 @@ def find_cases(
     """Find the images of a folder, with a name for each.
 
     Where the folder holds a ``dataset.json`` (layout of the Medical Segmentation Decathlon), one of its lists is
-    used. Otherwise it is every NIfTI, PNG, NRRD or MHA file directly in the folder, and every folder in it, at any
+    used. Otherwise it is every NIfTI, PNG, NRRD, MHA or MHD file directly in the folder, and every folder in it, at any
     depth and itself included, in which DICOM images lie; hidden files and folders are passed over. An entry of a list
     may have a name of its own, ``"case"``.
 
@@ -155,7 +156,10 @@ def read_data_list(source: Path, list_name: str) -> Sequence[Any]:
     if not lists.get(list_name):
         state = "is empty" if list_name in lists else "does not exist"
         available = ", ".join(f"'{key}' ({len(value)})" for key, value in lists.items()) or "none"
-        raise InputError(f"{source}: the list '{list_name}' {state}. The lists there: {available}. Choose one of them.")
+        raise InputError(
+            f"{source}: the list '{list_name}' {state}. The lists there: {available}. Choose one of them, with "
+            "--train_list, --val_list or --test_list."
+        )
     return lists[list_name]
 
 
@@ -196,6 +200,8 @@ def _found(folder: Path) -> tuple[list[Path], dict[str, str]]:
     for inner, files in walk(folder):
         reasons: dict[str, list[Path]] = defaultdict(list)
         for path in files:
+            if path.suffix.lower() in _VOXELS and path.with_suffix(".mhd") in files:
+                continue
             if not path.name.lower().endswith(IMAGE_SUFFIXES):
                 reasons[why_no_image(path)].append(path)
             elif inner == folder:

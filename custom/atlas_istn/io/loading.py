@@ -263,7 +263,7 @@ def _read_file(path: Path, pixel_size: PixelSize | None, grey: bool, label: bool
         reason = type(error).__name__ if path.is_dir() else f"{type(error).__name__}: {error}"
         raise InputError(
             f"{path}: the image cannot be read ({' '.join(reason.split())[:200]}). Expected a complete NIfTI, PNG, "
-            f"NRRD or MHA file, or a folder with one DICOM series. Copy or convert it again."
+            f"NRRD, MHA or MHD file, or a folder with one DICOM series. Copy or convert it again."
         ) from (None if path.is_dir() else error)
 
 

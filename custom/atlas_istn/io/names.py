@@ -11,7 +11,7 @@ from pathlib import Path
 
 __all__ = ["IMAGE_SUFFIXES", "case_names", "is_png", "patients_of", "safe_name"]
 
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".png", ".nrrd", ".mha")
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".png", ".nrrd", ".mha", ".mhd")
 _TAKEN = ("atlas", "summary.csv", "summary.json", "metrics.csv")  # what a run writes beside the folders of its cases
 _CASES_PER_PATIENT = 4  # on average at most, for what names have in common to be a patient
 _LONGEST = 100  # characters; endings follow, and file systems take 255 bytes

@@ -194,14 +194,17 @@ def _not_empty(anatomy: Anatomy) -> Anatomy:
 
 
 def _of_all(cases: Sequence[Case], title: str, look: Callable[[Case], Found]) -> list[Found]:
-    found, problems = [], []
+    found, problems = [], {}
     for case in tqdm(cases, desc=title):
         try:
             found.append(look(case))
         except Exception as error:  # whatever a reader raises; all cases are named at once
-            problems.append(f"  {case.name}: {message_of(error)}")
+            problems[case.name] = f"  {case.name}: {message_of(error)}"
     if problems:
-        raise InputError(f"{len(problems)} of {len(cases)} cases cannot be used:\n" + "\n".join(problems))
+        few = 2 * len(problems) < len(cases)
+        remedy = f"\nCorrect them, or leave them out: --leave_out '{','.join(problems)}'" if few else ""
+        lines = "\n".join(problems.values())
+        raise InputError(f"{len(problems)} of {len(cases)} cases cannot be used:\n{lines}{remedy}")
     return found
 
 

@@ -218,9 +218,8 @@ def decide_architecture(grid: Grid) -> Decision:
     if plain:
         return Decision("architecture", "every axis is halved thrice", "voxels are about as long as wide", {})
     settings = {"itn_kernels": kernels, "itn_strides": strides}
-    return Decision(
-        "architecture", f"strides {strides}", "voxels are longer than wide: coarse axes are halved later", settings
-    )
+    reason = "an axis with coarser voxels is halved later, a short one fewer times"
+    return Decision("architecture", f"strides {strides}", reason, settings)
 
 
 def _strides(spacing: np.ndarray, size: np.ndarray) -> list[list[int]]:

@@ -16,7 +16,7 @@ from ..io.cases import read_data_lists, read_data_object
 from ..io.channels import ImagePath, channel_files, files_of, namesake
 from ..io.files import walk
 from ..io.layouts import fits, labelled_images
-from ..io.names import case_names
+from ..io.names import IMAGE_SUFFIXES, case_names
 
 __all__ = ["LISTS", "Case", "DataSet", "discover"]
 
@@ -160,9 +160,9 @@ def _from_folders(folder: Path, wanted: Sequence[str], leave_out: Sequence[str])
     found = labelled_images(folder, leave_out)
     groups = Counter(case.group for case in found.cases)
     if not groups:
-        seen = "; ".join(found.warnings)
+        seen = "; ".join(found.warnings) or f"files of {', '.join(IMAGE_SUFFIXES)} are read"
         raise InputError(
-            f"{folder}: no labelled data set found{f' ({seen})' if seen else ''}. Expected a dataset.json with lists; "
+            f"{folder}: no labelled data set found ({seen}). Expected a dataset.json with lists; "
             "or folders images and labels (imagesTr and labelsTr, …) whose files have the same names; or labels beside "
             "their images, called NAME_seg, NAME_gt, NAME_label, or segmentation in a folder for each case. Check the "
             "path and the names; what may mislead can be left out with --leave_out."
