@@ -8,12 +8,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, Orientation, Resize
+from monai.transforms import Compose, Orientation, Resize, Spacing
 from PIL import Image
 
 from atlas_istn.errors import InputError
 from atlas_istn.io.cases import find_cases
 from atlas_istn.io.dicom import read_series
+from atlas_istn.io.geometry import check_same_grid
 from atlas_istn.io.loading import LENGTH_UNIT, LoadCased, read_volume
 from support import CASES, DATA
 
@@ -388,6 +389,22 @@ class TestBadImages:
         np.testing.assert_array_equal(volume[0], NOISE[:, :, 0].T)
         np.testing.assert_allclose(volume.pixdim[:2], (1.5, 1.2), rtol=1e-6)
 
+    @pytest.mark.parametrize("degrees", [0.0, 30.0, 90.0])
+    def test_a_slice_out_of_the_xy_plane_has_its_own_coordinates(self, tmp_path, degrees):
+        """Its shadow on that plane would be narrower, or none."""
+        turn = np.eye(4)
+        cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        turn[1:3, 1:3] = [[cosine, -sine], [sine, cosine]]
+        affine = turn @ np.array([[1.5, 0, 0, 7], [0, 1.2, 0, -4], [0, 0, 8, 2], [0, 0, 0, 1.0]])
+        volume = read_volume(save(tmp_path / "a.nii", NOISE[..., :1], affine), 2)
+        regridded = Spacing((0.75, 0.6), align_corners=True)(volume)
+        assert regridded.shape[1:] == (11, 9)
+        assert ("x-y plane" in volume.meta["warnings"]) == (degrees > 0)
+        shifted = affine.copy()
+        shifted[:3, 3] += affine[:3, 1]
+        with pytest.raises(InputError):
+            check_same_grid(volume, read_volume(save(tmp_path / "b.nii", NOISE[..., :1], shifted), 2))
+
     def test_single_time_point_is_fine(self, tmp_path):
         assert read_volume(save(tmp_path / "a.nii", NOISE[..., None]), 3).shape == (1, *NOISE.shape)
 
@@ -410,10 +427,6 @@ class TestBadImages:
         affine = AFFINE.copy()
         affine[:, 1] = affine[:, 0]
         self.refuse(save(tmp_path / "a.nii", NOISE, affine), "neither sform nor qform of the header is a map")
-
-    def test_2d_image_out_of_the_xy_plane(self, tmp_path):
-        coronal = np.diag([1.0, 1, 1, 1])[:, [0, 2, 1, 3]]
-        self.refuse(save(tmp_path / "a.nii", NOISE[..., 0], coronal), "x-y plane", spatial_dims=2)
 
 
 class TestBadSeries:

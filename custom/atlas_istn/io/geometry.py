@@ -19,10 +19,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+import torch
 from monai.data import MetaTensor
 from nibabel.openers import ImageOpener
 
 from ..errors import InputError
+from ..spatial.world import LPS
 
 __all__ = [
     "GEOMETRY_FIELDS",
@@ -33,6 +35,7 @@ __all__ = [
     "check_same_grid",
     "check_size",
     "corner_distance",
+    "in_own_plane",
     "name_of",
     "nifti_geometry",
     "read_nifti_header",
@@ -50,6 +53,7 @@ GEOMETRY_FIELDS = (
 """Fields of a NIfTI header that place the voxels."""
 SAME_GRID = 0.1  # voxels by which the corners of one grid may lie apart: headers hold rounded decimals
 _NOTICEABLE = 0.5  # voxels from which on readers who disagree are worth a warning
+_TILT = 1e-3  # of an axis out of the x-y plane, up to which a 2D image lies in it
 _MILLIMETRES = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # NIfTI's code of a unit → mm; of files without one all take mm
 _UNSTATED = (
     "the header states no orientation (qform_code and sform_code are 0): the axes were taken to point right, anterior "
@@ -237,6 +241,28 @@ def corner_distance(affine: npt.ArrayLike, other: npt.ArrayLike, shape: Sequence
     size = [*shape, *[1] * dim][:dim]
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in size], [1], indexing="ij"), dtype=float).reshape(dim + 1, -1)
     return float(np.abs(np.linalg.inv(first) @ second @ corners - corners).max())
+
+
+def in_own_plane(volume: MetaTensor) -> MetaTensor:
+    """Give a 2D image that does not lie in the x-y plane coordinates of its own plane, and a warning.
+
+    All maps of 2D images have two dimensions: the shadow of a tilted slice on the x-y plane would be narrower.
+
+    Args:
+        volume: ``[C, *shape]``; volumes and slices in the x-y plane stay as they are.
+    """
+    affine = np.asarray(volume.affine, dtype=np.float64)
+    axes = affine[:3, :2]
+    sizes = np.linalg.norm(axes, axis=0)
+    if volume.ndim != 3 or not np.isfinite(affine).all() or (np.abs(axes[2]) <= _TILT * sizes).all():
+        return volume
+    flat = np.diag([*sizes, 1.0, 1.0])
+    flat[:2, 3] = (axes / sizes.clip(min=np.finfo(float).tiny)).T @ affine[:3, 3]
+    warning = "the slice does not lie in the x-y plane: transforms and points are in coordinates of its own plane"
+    warnings = "\n".join(filter(None, [volume.meta.get("warnings", ""), warning]))
+    plane = torch.as_tensor(LPS @ flat)
+    meta = {**volume.meta, "original_affine": plane.numpy(), "warnings": warnings}
+    return MetaTensor(volume.as_tensor(), affine=plane, meta=meta)
 
 
 def check_affine(volume: MetaTensor) -> None:

@@ -35,6 +35,7 @@ from .geometry import (
     check_affine,
     check_same_grid,
     check_size,
+    in_own_plane,
     name_of,
     nifti_geometry,
     read_nifti_header,
@@ -167,7 +168,7 @@ def read_volume(
         volume = _together(
             [_read_file(Path(file), pixel_size, channels in (None, 1), label) for file in files_of(source)]
         )
-    volume = _without_thickness(volume, spatial_dims)
+    volume = in_own_plane(_without_thickness(volume, spatial_dims))
     _check_dimensions(volume, spatial_dims, channels)
     check_finite(volume)
     check_affine(volume)
