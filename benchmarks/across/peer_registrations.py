@@ -7,8 +7,8 @@
 
 PAIRS.json has ``{"pairs": [{"case", "fixed", "moving", "moving_label"}, …]}``. Writes the moved labels on the grid of
 the fixed image to ``OUT/METHOD/CASE.nii.gz``, and what each took to ``OUT/METHOD/CASE.json``; what is there is not done
-again. All begin with the centres of both images on each other. ``greedy_affine``: NCC of 9 × 9 × 3 voxels; ``greedy``:
-then deformable.
+again. All begin with the centres of both images on each other. ``greedy_affine``: NCC of windows
+of 9 × 9 × 3 voxels unless ``--radius`` says otherwise; ``greedy``: then deformable.
 ``syn``: by mutual information, affine, then SyN. ``demons``: affine by mutual information, then Demons on images of
 matched histograms.
 """
@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
 
@@ -33,12 +34,13 @@ from picsl_greedy import Greedy3D
 
 __all__ = ["main"]
 
-_AFFINE = "-d 3 -threads 1 -a -m NCC 4x4x1 -i {fixed} {moving} -o {affine} -ia-image-centers -n 100x50x0"
-_DEFORM = "-d 3 -threads 1 -m NCC 4x4x1 -i {fixed} {moving} -it {affine} -o {field} -n 100x50x20"
+_AFFINE = "-d 3 -threads 1 -a -m NCC {radius} -i {fixed} {moving} -o {affine} -ia-image-centers -n 100x50x0"
+_DEFORM = "-d 3 -threads 1 -m NCC {radius} -i {fixed} {moving} -it {affine} -o {field} -n 100x50x20"
 _RESLICE = "-d 3 -threads 1 -rf {fixed} -ri LABEL 0.2vox -rm {label} {warped} -r {field} {affine}"  # last moves first
 
-Files = dict[str, Path]
-"""``fixed``, ``moving``, ``label`` (of the moving image), ``warped`` (to be written), ``folder`` (for the rest)."""
+Files = dict[str, Any]
+"""``fixed``, ``moving``, ``label`` (of the moving image), ``warped`` (to be written), ``folder`` (for the rest);
+``radius`` of greedy's windows in voxels."""
 
 
 def _greedy(files: Files, deform: bool = True) -> None:
@@ -108,7 +110,7 @@ def _centred(path: str, folder: Path, name: str, scale: bool) -> Path:
     return target
 
 
-def _register(pair: dict[str, str], method: str, output: Path) -> None:
+def _register(pair: dict[str, str], method: str, radius: str, output: Path) -> None:
     """Register one pair; the labels that are written get the geometry of the fixed image back."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -118,6 +120,7 @@ def _register(pair: dict[str, str], method: str, output: Path) -> None:
             "label": _centred(pair["moving_label"], folder, "label", scale=False),
             "warped": folder / "warped.nii.gz",
             "folder": folder,
+            "radius": radius,
         }
         begin = time.process_time()
         METHODS[method](files)
@@ -136,13 +139,14 @@ def main() -> None:
     parser.add_argument("pairs", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--radius", default="4x4x1", help="of greedy's windows, voxels")
     arguments = parser.parse_args()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     for pair in json.loads(arguments.pairs.read_text(encoding="utf-8"))["pairs"]:
         for method in arguments.methods.split(","):
             output = arguments.output / method / f"{pair['case']}.nii.gz"
             if not output.with_name(f"{pair['case']}.json").exists():
-                _register(pair, method, output)
+                _register(pair, method, arguments.radius, output)
 
 
 if __name__ == "__main__":

@@ -96,9 +96,9 @@ def _registered(item: Mapping[str, Any], network: Any, inferer: Any) -> PairCase
     return PairCase(item["case"], item["pair"], affines, inferer.infer(image, network), image, structures)
 
 
-def _scores(found: np.ndarray, truth: MetaTensor) -> list[Row]:
+def _scores(found: np.ndarray, truth: MetaTensor, labels: Mapping[int, str] = LABELS) -> list[Row]:
     spacing = [float(s) for s in truth.pixdim[:3]]
-    return score_labelmap(found, truth[0].numpy(), LABELS, spacing)
+    return score_labelmap(found, truth[0].numpy(), labels, spacing)
 
 
 def _regularity(transform: Transform, backward: bool, heart: Tensor) -> Row:
@@ -134,7 +134,7 @@ def draw_pairs(data: Path, direction: Direction, count: int, seed: int) -> list[
     ]
 
 
-def measure_warped(pairs: list[dict[str, str]], folder: Path) -> None:
+def measure_warped(pairs: list[dict[str, str]], folder: Path, labels: Mapping[int, str] = LABELS) -> None:
     """Score label maps ``folder/RESULT/CASE.nii.gz`` that others have warped; writes ``metrics.csv`` there."""
     evaluation = Evaluation()
     for pair in pairs:
@@ -142,5 +142,5 @@ def measure_warped(pairs: list[dict[str, str]], folder: Path) -> None:
         for result in sorted(path.name for path in folder.iterdir() if path.is_dir()):
             path = folder / result / f"{pair['case']}.nii.gz"
             if path.exists():
-                evaluation.add(pair["case"], result, _scores(read_volume(str(path), 3)[0].numpy(), truth))
+                evaluation.add(pair["case"], result, _scores(read_volume(str(path), 3)[0].numpy(), truth, labels))
     evaluation.write(folder)

@@ -41,6 +41,17 @@ def test_labels_are_those_of_the_pair_of_the_lists_or_beside_the_images(tmp_path
     assert "moving_structure" not in find_pairs(folder, "others", with_structures=False)[0]
 
 
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [("a.nii.gz", "labels/a.nii.gz"), ("scans/a.nii.gz", "labels/a.nii.gz"), ("imagesTr/b", "labelsTr/b.nii.gz")],
+)
+def test_no_image_is_its_own_label(tmp_path: Path, image: str, label: str) -> None:
+    """Wherever it lies; that of a folder with a DICOM series is a file."""
+    (tmp_path / "imagesTr/b").mkdir(parents=True)
+    (pair,) = find_pairs(lists(tmp_path, pairs=[{"fixed": image, "moving": "imagesTr/c.nii.gz"}]), "pairs")
+    assert pair["fixed_structure"] == str(tmp_path / label)
+
+
 def test_points_are_found_in_each_format(tmp_path: Path) -> None:
     folder = lists(tmp_path, pairs=[{"fixed": "i/a.nii.gz", "moving": "i/b.png"}])
     for name in ("a.mrk.json", "b.fcsv"):

@@ -89,6 +89,12 @@ def test_the_small_itn_has_the_size_of_the_papers_code_and_knows_no_unit_of_inte
     torch.testing.assert_close(net(image), net(255 * image + 10), rtol=1e-4, atol=1e-4)
 
 
+def test_maps_of_many_structures_are_independent() -> None:
+    """A linear layer makes of two features no more than two maps; the others are mixtures of them."""
+    maps = AdditiveNet(2, out_channels=8)(torch.rand(1, 1, 64, 64))[0].flatten(1)
+    assert torch.linalg.matrix_rank(maps - maps.mean(dim=1, keepdim=True), rtol=1e-4) == 8
+
+
 def test_an_odd_number_of_channels_is_no_pair(dim: int) -> None:
     with pytest.raises(InputError, match="even number of channels"):
         network(Affine(), dim, None)(torch.rand(1, 3, *SHAPES[dim]))

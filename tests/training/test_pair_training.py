@@ -41,6 +41,7 @@ def train(folder: Path, dim: int = 2, variant: str = "istn_e", transformation: s
         ("stn_s", ""),
         ("istn_e", ""),
         ("istn_i", ""),
+        ("unet_itn", ""),
         ("two_way_consistent", "displacements"),
         ("di", "velocity"),
     ],
@@ -48,7 +49,7 @@ def train(folder: Path, dim: int = 2, variant: str = "istn_e", transformation: s
 def test_each_objective_is_an_override(tmp_path: Path, variant: str, transformation: str) -> None:
     out = train(tmp_path, variant=variant, transformation=transformation)
     state = torch.load(out / "models" / "model.pt", weights_only=True)
-    assert any(name.startswith("itn.") for name in state) == variant.startswith("istn")
+    assert any(name.startswith("itn.") for name in state) == variant.startswith(("istn", "unet"))
     assert (out / "itn_evolution.png").exists()
     assert list((out / "tensorboard").iterdir())
 

@@ -39,7 +39,8 @@ def find_pairs(
 
     An entry is ``{"fixed": path, "moving": path}``, and may have ``"fixed_label"`` and ``"moving_label"``. For others
     the structure of an image is looked for under its own file name in a folder; without one, among the labels that the
-    lists of the file give for that image, and then in the folder ``labels…`` beside ``images…``.
+    lists of the file give for that image, and then in the folder ``labels…`` beside ``images…``, or ``labels``. That of
+    a DICOM series has the name of its folder and ``.nii.gz``.
 
     Args:
         dataset_dir: folder with a ``dataset.json``.
@@ -130,12 +131,12 @@ def _labels(source: Path) -> dict[str, str]:
 
 def _structure(folder: Path, image: str, structures_dir: str, labels: Mapping[str, str]) -> Path:
     path = Path(image)
+    name = f"{path.name}.nii.gz" if (folder / path).is_dir() else path.name  # that of a DICOM series is no folder
     if structures_dir:
-        return folder / structures_dir / path.name
-    beside = (
-        path.parent.with_name(path.parent.name.replace("images", "labels")) / path.name if path.parent.name else path
-    )
-    return folder / labels.get(str(path), str(beside))
+        return folder / structures_dir / name
+    parent = path.parent.name
+    beside = path.parent.with_name(parent.replace("images", "labels")) if "images" in parent else Path("labels")
+    return folder / labels.get(str(path), str(beside / name))
 
 
 def _points(folder: Path, image: str) -> Path:

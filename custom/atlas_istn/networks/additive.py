@@ -19,8 +19,9 @@ class AdditiveNet(nn.Module):
 
     Full resolution: two convolutions down to the first scale's channels; a strided convolution to each further scale
     and a convolution there; back by transposed convolutions, each followed by the sum with what the encoder had, and a
-    convolution. Three convolutions end in a linear output. No normalisation; leaky ReLU where the code has ReLU, since
-    of two channels at the finest scale none may die.
+    convolution. Three convolutions end in a linear output, of no fewer features than channels of the output: maps of
+    eight structures cannot be made of two. No normalisation; leaky ReLU where the code has ReLU, since of two channels
+    at the finest scale none may die.
 
     The image is standardised (mean 0, deviation 1) before the first layer and the weights start as He et al. have them,
     so what is learned does not depend on the unit of the intensities: the public code needs them at 0 to 255.
@@ -41,6 +42,7 @@ class AdditiveNet(nn.Module):
             return Convolution(spatial_dims, inputs, outputs, conv_only=True, **options)
 
         half = max(channels[0] // 2, 1)
+        last = max(half, out_channels)
         scales = list(pairwise(channels))
         halving = {"strides": 2, "kernel_size": 2, "padding": 0}
         self.entry = nn.ModuleList([layer(in_channels, half), layer(half, channels[0])])
@@ -51,8 +53,8 @@ class AdditiveNet(nn.Module):
         )
         # The finest scale has the layers of the exit in place of one more convolution.
         self.decoder = nn.ModuleList(layer(fine, fine) for fine, _ in reversed(scales[1:]))
-        self.exit = nn.ModuleList([layer(channels[0], half), layer(half, half)])
-        self.head = layer(half, out_channels)
+        self.exit = nn.ModuleList([layer(channels[0], last), layer(last, last)])
+        self.head = layer(last, out_channels)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
