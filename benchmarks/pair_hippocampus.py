@@ -63,7 +63,9 @@ def train(runner: Runner, data: Path, transformation: str, objective: str, steps
         amp="true",
         **settings,
     )
-    registrations = {"test": {}} | ({"bending": {"refine_lambda": BENDING}} if transformation == "b_spline" else {})
+    registrations: dict[str, dict[str, float]] = {"test": {}} | (
+        {"bending": {"refine_lambda": BENDING}} if transformation == "b_spline" else {}
+    )
     for folder, more in registrations.items():
         runner.bundle(
             f"{folder}_{name}",
