@@ -33,7 +33,8 @@ from atlas_istn.networks.pair import split_pair
 
 LABELS = {1: "anterior", 2: "posterior"}
 TEST_PAIRS, BATCH, TRAINING_PAIRS, VALIDATIONS = 40, 2, 100, 3
-BENDING = 0.1  # of a B-spline that has none by default
+BENDING = {"b_spline": 0.1, "velocity": 0.01}
+"""Weight of the regulariser beside the default one, which is 0 and 0.1."""
 OBJECTIVES = {"istn_e": ["istn_e", "unet_itn"], "stn_u": ["stn_u"], "istn_e_small": ["istn_e"]}
 """Name → variants that are stacked; the last one has the paper's own ITN."""
 
@@ -46,7 +47,7 @@ def stack(workflow: str, transformation: str, objective: str) -> list[str]:
     return [f"{folder}/{workflow}.yaml", *variants, *data]
 
 
-def train(runner: Runner, data: Path, transformation: str, objective: str, steps: int) -> None:
+def train(runner: Runner, data: Path, transformation: str, objective: str, steps: int, bound: bool) -> None:
     """Train a model, register the test pairs, and score what its ITN makes of them."""
     name = f"{transformation}_{objective}"
     work = runner.folder / name
@@ -63,9 +64,7 @@ def train(runner: Runner, data: Path, transformation: str, objective: str, steps
         amp="true",
         **settings,
     )
-    registrations: dict[str, dict[str, float]] = {"test": {}} | (
-        {"bending": {"refine_lambda": BENDING}} if transformation == "b_spline" else {}
-    )
+    registrations: dict[str, dict[str, float]] = {"test": {}, "bending": {"refine_lambda": BENDING[transformation]}}
     for folder, more in registrations.items():
         runner.bundle(
             f"{folder}_{name}",
@@ -75,7 +74,7 @@ def train(runner: Runner, data: Path, transformation: str, objective: str, steps
             ckpt_path=work / "models" / "model.pt",
             test_list="test",
             random_pairs=TEST_PAIRS,
-            score_bound=objective == "istn_e" and folder == "test",
+            score_bound=bound and objective == "istn_e" and folder == "test",
             **settings,
             **more,
         )
@@ -145,6 +144,7 @@ def main() -> None:
     parser.add_argument("--transformations", default="velocity,b_spline")
     parser.add_argument("--objectives", default=",".join(OBJECTIVES), help="the small ITN: velocity fields only")
     parser.add_argument("--steps", type=int, default=1500, help="of the optimiser, of every training")
+    parser.add_argument("--bound", action="store_true", help="register the structures themselves, too: 25 s a pair")
     parser.add_argument("--peers", default="")
     arguments = parser.parse_args()
     data = arguments.data.resolve()
@@ -152,7 +152,7 @@ def main() -> None:
     for transformation in arguments.transformations.split(","):
         for objective in arguments.objectives.split(","):
             if objective != "istn_e_small" or transformation == "velocity":
-                train(runner, data, transformation, objective, arguments.steps)
+                train(runner, data, transformation, objective, arguments.steps, arguments.bound)
     if arguments.peers:
         register_peers(runner, data, arguments.peers)
     scores = results(runner.folder)
