@@ -8,9 +8,9 @@ The first ten training cases are the atlases. Regime ``all``: networks learn fro
 atlases alone. What is done already is not done again; a training that was stopped goes on. Stages, in the order in
 which they need each other:
 
-``unet`` (of all cases, and of two halves: an atlas is seen by the half that lacks it), ``registrations`` (DI, DIS, and
-the velocity field of the Atlas-ISTN bundle's pairs), ``votes`` (VoteNet+ for each registration), ``search`` (weights of
-the refinement, on ``validation``), ``segment`` (``test``), ``tables`` (also with what is missing yet).
+``unet`` (of all cases, and of two halves: an atlas is seen by the half that lacks it), ``registrations`` (DI and
+DIS), ``votes`` (VoteNet+ for each registration), ``search`` (weights of the refinement, on ``validation``), ``segment``
+(``validation`` and ``test``), ``tables`` (also with what is missing yet).
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Study:
         """Train and score U-Nets of all training cases and of each half, as many steps each."""
         cases = {name: len(items) for name, items in self._lists().items()}
         for name in ("training", "half_0", "half_1"):
-            work = self.runner.folder / "unet" / name
+            work = self._unet(name)
             epochs = self._length(20 * 160 // cases[name])
             settings = {
                 "dataset_dir": self.data,
@@ -209,18 +209,16 @@ class Study:
         self.runner.bundle(f"{cases}_{row.name}", "evaluate", stack, **settings)
         return output / "metrics.csv"
 
-    def search(self) -> dict[str, tuple[tuple[str, float], ...]]:
-        """Try weights of each refinement on the validation list; return those of the best mean Dice of both fusions."""
-        chosen = {}
+    def search(self) -> None:
+        """Try weights of each refinement on the validation list; keep those of the best mean Dice of both fusions."""
         for refinement, tried in SEARCH.items():
             scores = {}
             for weights in (tuple(values.items()) for values in (tried[:1] if self.quick else tried)):
                 rows = [Row(name, refinement, fusion, weights) for name in SEARCHED for fusion in ("vote", "joint")]
                 scores[weights] = float(np.mean([mean_dice(self.segment(row, "validation")) for row in rows]))
-            chosen[refinement] = max(scores, key=lambda weights: scores[weights])
+            chosen = max(scores, key=lambda weights: scores[weights])
             lines = [{"weights": dict(weights), "dice": dice} for weights, dice in scores.items()]
-            write_json({"tried": lines, "chosen": dict(chosen[refinement])}, self._choice(refinement))
-        return chosen
+            write_json({"tried": lines, "chosen": dict(chosen)}, self._choice(refinement))
 
     def _choice(self, refinement: str) -> Path:
         return self.runner.folder / f"search_{refinement}.json"
@@ -244,16 +242,16 @@ class Study:
                 self.segment(row, cases)
 
 
-def mean_dice(path: Path, result: str = "") -> float:
+def mean_dice(path: Path) -> float:
     """Of a table of scores."""
-    return float(np.mean(list(by_case(path, "dice", result).values())))
+    return float(np.mean(list(by_case(path, "dice").values())))
 
 
-def by_case(path: Path, metric: str, result: str = "", label: str = "") -> dict[str, float]:
+def by_case(path: Path, metric: str, label: str = "") -> dict[str, float]:
     """A score of each case, the mean of both labels unless one is named."""
     found: dict[str, list[float]] = defaultdict(list)
     for row in read_metrics(path):
-        if result in ("", row["result"]) and row["label"] in ((label,) if label else LABELS):
+        if row["label"] in ((label,) if label else LABELS):
             found[row["case"]].append(float(row[metric]))
     return {case: float(np.mean(values)) for case, values in found.items()}
 
@@ -262,13 +260,13 @@ def write_table(study: Study) -> None:
     """Print each row of the test list, and how far it is above the U-Net; missing ones are left out."""
     folder = study.runner.folder
     unet = folder / "test" / "unet" / "metrics.csv"
-    rival = by_case(unet, "dice", "itn") if unet.exists() else {}
+    rival = by_case(unet, "dice") if unet.exists() else {}
     lines = []
     for path in sorted((folder / "test").glob("*/metrics.csv")):
         line = {"regime": study.regime, "row": path.parent.name}
         for metric in ("dice", "asd", "hd95", "surface_dice"):
             for label in LABELS:
-                line[f"{metric} {label}"] = f"{np.mean(list(by_case(path, metric, '', label).values())):.3f}"
+                line[f"{metric} {label}"] = f"{np.mean(list(by_case(path, metric, label).values())):.3f}"
         checked = folder / "validation" / path.parent.name / "metrics.csv"
         line["validation"] = f"{mean_dice(checked):.4f}" if checked.exists() else ""
         own = by_case(path, "dice")

@@ -14,7 +14,6 @@ gained above others with the interval of a bootstrap over the fixed images.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -27,6 +26,7 @@ from monai.bundle import ConfigParser
 from monai.metrics import compute_dice
 from runs import CONFIGS, Runner
 
+from atlas_istn.evaluation.scores import read_metrics
 from atlas_istn.io.outputs import write_csv, write_json
 from atlas_istn.io.pairs import find_pairs
 from atlas_istn.networks.pair import split_pair
@@ -124,10 +124,9 @@ def results(folder: Path) -> dict[str, dict[str, Values]]:
     found: dict[str, dict[str, Values]] = {}
     for path in sorted(folder.glob("*/metrics.csv")) + sorted(folder.glob("*/*/metrics.csv")):
         where = path.parent.relative_to(folder).as_posix().removesuffix("/test")
-        rows: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
-        with path.open(encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                rows[row["result"]][row["label"]][row["case"]] = float(row["dice"])
+        rows: dict[str, dict[str, Values]] = defaultdict(lambda: defaultdict(dict))
+        for row in read_metrics(path):
+            rows[row["result"]][row["label"]][row["case"]] = row["dice"]
         for result, labels in rows.items():
             means = {
                 case: float(np.mean([labels[name][case] for name in LABELS.values()])) for case in labels["anterior"]

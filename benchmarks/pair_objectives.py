@@ -16,7 +16,6 @@ of its validations, and compares. What is done already is not done again; a trai
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import random
 from collections.abc import Iterator, Mapping
@@ -28,6 +27,7 @@ from PIL import Image
 from runs import Runner
 from scipy import ndimage
 
+from atlas_istn.evaluation.scores import read_metrics
 from atlas_istn.io.outputs import write_csv, write_json
 from atlas_istn.io.pairs import pair_name
 
@@ -191,12 +191,11 @@ def train(training: Training, runner: Runner, data: Path, steps: int, batch: int
 
 def means(path: Path) -> dict[str, str]:
     """Mean Dice and surface distance of each result of a run."""
-    with path.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_metrics(path)
     found = {}
     for result in dict.fromkeys(row["result"] for row in rows):
         own = [row for row in rows if row["result"] == result]
-        dice, distance = (np.mean([float(row[key]) for row in own if row[key]]) for key in ("dice", "asd"))
+        dice, distance = (np.nanmean([row[key] for row in own]) for key in ("dice", "asd"))
         found[result] = f"{dice:.3f} ({distance:.2f})"
     return found
 
