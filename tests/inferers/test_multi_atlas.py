@@ -14,7 +14,8 @@ from atlas_istn.fusion.atlases import WarpedAtlases
 from atlas_istn.fusion.joint import JointLabelFusion
 from atlas_istn.fusion.vote import PluralityVote
 from atlas_istn.inferers.fused_target import LearnedAtlas
-from atlas_istn.inferers.multi_atlas import AtlasSet, MultiAtlasInferer, NetworkRegistration
+from atlas_istn.inferers.model_registration import NetworkRegistration, ThroughAtlas
+from atlas_istn.inferers.multi_atlas import AtlasSet, MultiAtlasInferer
 from atlas_istn.inferers.pair import PairInferer
 from atlas_istn.inferers.registered import WarpCache
 from atlas_istn.inferers.result import Result
@@ -24,7 +25,7 @@ from atlas_istn.registration.register import Registration
 from atlas_istn.registration.regularisers import bending_energy
 from atlas_istn.registration.similarity import MutualInformation, correlation
 from atlas_istn.registration.transformations import Affine, Deformation
-from atlas_istn.spatial import warp
+from atlas_istn.spatial import Transform, warp
 
 SHAPES = {2: (30, 26), 3: (16, 18, 15)}
 
@@ -178,6 +179,35 @@ def test_a_network_of_pairs_serves_the_other_direction_too(dim: int) -> None:
     moving, fixed = stn.seen.chunk(2, dim=1)
     torch.testing.assert_close(moving, target[None].expand(2, *target.shape).clamp(0.0, 1.5))
     torch.testing.assert_close(fixed, atlases.images.clamp(0.0, 1.5))
+
+
+class ByCentre:
+    """Stands for an Atlas-ISTN whose atlas lies in the middle: it goes to the centre of an image. It counts."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def infer(self, image: torch.Tensor, _: object) -> Result:
+        self.calls += 1
+        shape = image.shape[2:]
+        weights = (image[:, :1] > 0.5).float()
+        place = torch.stack(torch.meshgrid(*[torch.arange(float(n)) - (n - 1) / 2 for n in shape], indexing="ij"))
+        centre = (place * weights).flatten(2).sum(dim=2) / weights.sum()
+        linear = torch.eye(len(shape))[None]
+        matrix = torch.cat([linear, centre[..., None]], dim=2)
+        return Result(image, 0.0, transform=Transform(None, matrix, tuple(shape), (1.0,) * len(shape)))
+
+
+def test_a_learned_atlas_is_a_way_from_atlas_to_target(dim: int) -> None:
+    """Each image goes onto the learned atlas once, and none is registered to another one."""
+    learned = AtlasISTN(None, torch.nn.Identity(), SHAPES[dim], 3)
+    atlases = atlas_set(dim, subject(dim, -3.0), subject(dim, -2.0))
+    istn = ByCentre()
+    inferer = MultiAtlasInferer(affine(), PluralityVote(), predicted=ThroughAtlas(learned, istn))
+    for shift in (2.0, 1.0):
+        image, labels = subject(dim, shift)
+        assert dice(inferer.infer(image[None], atlases).segmentation[0], labels) > 0.95
+    assert istn.calls == 2 + 2  # images and atlases
 
 
 class Recorder:

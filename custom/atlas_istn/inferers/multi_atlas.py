@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 
 from ..fusion.atlases import WarpedAtlases
 from ..fusion.base import LabelFusion
-from ..networks import AtlasISTN, PairISTN
+from ..networks import AtlasISTN
 from ..registration.objective import Pair, Similarity
 from ..registration.register import Registration
 from ..registration.similarity import SoftDice, correlation
@@ -23,12 +23,12 @@ from ..registration.transformations import Grid
 from ..spatial import compose_displacements, jacobian_determinant, warp
 from .base import SegmentationInferer, plain
 from .fused_target import LearnedAtlas
-from .pair import PairInferer
+from .model_registration import ModelRegistration
 from .registered import Registered, WarpCache
 from .result import AtlasMaps, AtlasNote, Result
 from .segmenters import SeesImages
 
-__all__ = ["AtlasSet", "MultiAtlasInferer", "NetworkRegistration"]
+__all__ = ["AtlasSet", "MultiAtlasInferer"]
 
 
 class AtlasSet(nn.Module):
@@ -106,42 +106,6 @@ class AtlasSet(nn.Module):
         return some
 
 
-class NetworkRegistration:
-    """Registers atlases by the network of a trained registration of pairs, and by its refinement where it has one.
-
-    Args:
-        network: stays as it is.
-        inferer: of the pairs.
-        backward: the network's fixed images are of the atlases' modality, and its moving ones of the image's.
-        limits: least and greatest intensity that the network was trained with; None for any.
-    """
-
-    def __init__(
-        self,
-        network: PairISTN,
-        inferer: PairInferer,
-        backward: bool = False,
-        limits: Sequence[float] | None = None,
-    ) -> None:
-        self.network = network
-        self.inferer = inferer
-        self.backward = backward
-        self.limits = limits
-
-    def __call__(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        """Register images ``[n, C, *shape]`` to one ``[1, C, *shape]``, on the grid of the network's voxel size.
-
-        Returns:
-            Displacement ``[n, dim, *shape]`` in voxels, which resamples the first ones onto the other.
-        """
-        images = [moving, fixed.expand(len(moving), *fixed.shape[1:])]
-        if self.limits is not None:
-            images = [image.clamp(*self.limits) for image in images]
-        pairs = torch.cat(images[::-1] if self.backward else images, dim=1)
-        transform = self.inferer.infer(pairs, self.network.eval()).transform
-        return transform.fixed_to_moving() if self.backward else transform.moving_to_fixed()
-
-
 class _Warped(NamedTuple):
     """Where atlases went: indices ``[n]``, displacement ``[n, dim, *shape]``, and their images there."""
 
@@ -195,7 +159,7 @@ class MultiAtlasInferer(SegmentationInferer):
         atlases: int = 0,
         similarity: Similarity = correlation,
         at_once: int = 10,
-        predicted: NetworkRegistration | None = None,
+        predicted: ModelRegistration | None = None,
         learned: LearnedAtlas | None = None,
         maps: bool = False,
         cache: WarpCache | None = None,

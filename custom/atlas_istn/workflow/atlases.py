@@ -19,7 +19,8 @@ from ..fusion.base import LabelFusion
 from ..fusion.similarity import LearnedVote
 from ..fusion.trust import PredictedTrust
 from ..inferers.fused_target import LearnedAtlas
-from ..inferers.multi_atlas import AtlasSet, NetworkRegistration
+from ..inferers.model_registration import ModelRegistration, NetworkRegistration, ThroughAtlas
+from ..inferers.multi_atlas import AtlasSet
 from ..inferers.segmenters import Fold, OutOfFold
 from ..io.cases import find_cases
 from ..io.channels import files_of
@@ -100,20 +101,31 @@ class AtlasLoader:
 
 
 def load_registration(
-    model: str, spacing: Sequence[float], device: torch.device | str, backward: bool = False
-) -> NetworkRegistration:
-    """Load a registration of pairs to register atlases with.
+    model: str,
+    spatial_size: Sequence[int],
+    spacing: Sequence[float],
+    device: torch.device | str,
+    backward: bool = False,
+) -> ModelRegistration:
+    """Load a registration of pairs, or an Atlas-ISTN, to register atlases with.
 
     Args:
         model: folder that its training wrote.
-        spacing: voxel size in mm of the grid on which the atlases are.
+        spatial_size: of the grid on which the atlases are; an Atlas-ISTN has to be of the same.
+        spacing: voxel size in mm of that grid.
         device: for its network.
-        backward: its fixed images are of the atlases' modality, and its moving ones of the image's.
+        backward: the fixed images of the pairs are of the atlases' modality, and the moving ones of the image's.
 
     Raises:
-        InputError: there is none, it cannot be used, or its voxel size is another.
+        InputError: there is none, it cannot be used, or its voxel size or its grid is another.
     """
-    parser = _loaded(model, "registration", device, {"spacing": list(spacing)})
+    wanted: dict[str, Any] = {"spacing": list(spacing)}
+    if (Path(model) / "configs/inference.yaml").is_file():
+        if backward:
+            raise InputError(f"{model}: an Atlas-ISTN registers both ways. Leave atlas_registration_backward out.")
+        parser = _loaded(model, "inference", device, wanted | {"spatial_size": list(spatial_size)})
+        return ThroughAtlas(parser.get_parsed_content("network"), parser.get_parsed_content("inferer"))
+    parser = _loaded(model, "registration", device, wanted)
     network, inferer, limits = (parser.get_parsed_content(i) for i in ("network", "inferer", "intensity_limits"))
     return NetworkRegistration(network, inferer, backward, limits)
 

@@ -1,0 +1,73 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The ways to segment that are compared: registration, refinement, fusion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["FUSIONS", "LABELS", "REGISTRATIONS", "SEARCH", "Row", "rows_of_table"]
+
+LABELS = {1: "anterior", 2: "posterior"}
+REGISTRATIONS = ("affine", "di", "dis", "velocity")
+"""``velocity`` is the instance optimisation that a multi-atlas segmentation does by default; no network."""
+REFINEMENTS = ("", "i", "is")
+FUSIONS = {
+    "vote": "{'_target_': 'atlas_istn.fusion.vote.PluralityVote'}",
+    "joint": "",
+    "vote_net": "",
+    "local": "{'_target_': 'atlas_istn.fusion.vote.LocallyWeightedVote'}",
+    "staple": "{'_target_': 'atlas_istn.fusion.staple.Staple'}",
+}
+COMMON = ("vote", "joint", "vote_net")
+ALL_FUSIONS_ON = "dis"
+Weights = tuple[tuple[str, float], ...]
+ALONE = 1000.0
+SEARCH: dict[str, list[Weights]] = {
+    "i": [(("gamma", gamma),) for gamma in (0.1, 0.3, 1.0)],
+    "is": [
+        (("gamma", gamma), ("alpha", alpha))
+        for gamma, alpha in ((0.1, 3.0), (0.3, 3.0), (1.0, 3.0), (0.3, 1.0), (0.3, 10.0), (0.3, ALONE))
+    ],
+}
+"""Weights of bending (gamma) and labels (alpha) that are tried; with the last one the network decides alone."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to segment.
+
+    Attributes:
+        registration: of `REGISTRATIONS`, or ``learned``: through the atlas of an Atlas-ISTN.
+        refinement: of `REFINEMENTS`.
+        fusion: of `FUSIONS`.
+        weights: of the refinement.
+        atlases: list of the data set that has them.
+        topology: the learned atlas is registered to the fused labels.
+        seen: predictions of the refinement are of a network that was trained with the atlases.
+    """
+
+    registration: str
+    refinement: str = ""
+    fusion: str = "joint"
+    weights: Weights = ()
+    atlases: str = "atlases"
+    topology: bool = False
+    seen: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        weights = "_".join(f"{name}{value:g}" for name, value in self.weights)
+        more = [self.atlases if self.atlases != "atlases" else "", "topology" * self.topology, "seen" * self.seen]
+        return "_".join(part for part in (self.registration, self.refinement, self.fusion, weights, *more) if part)
+
+
+def rows_of_table(chosen: dict[str, Weights]) -> list[Row]:
+    """Those of Table 1, with the weights of each refinement that were chosen."""
+    return [
+        Row(registration, refinement, fusion, chosen.get(refinement, ()))
+        for registration in REGISTRATIONS
+        for refinement in REFINEMENTS
+        for fusion in (FUSIONS if registration == ALL_FUSIONS_ON else COMMON)
+    ]
