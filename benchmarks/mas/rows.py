@@ -20,7 +20,7 @@ FUSIONS = {
     "staple": "{'_target_': 'atlas_istn.fusion.staple.Staple'}",
 }
 COMMON = ("vote", "joint", "vote_net")
-ALL_FUSIONS_ON = "dis"
+ALL_FUSIONS_ON = ("dis", "")
 Weights = tuple[tuple[str, float], ...]
 ALONE = 1000.0
 SEARCH: dict[str, list[Weights]] = {
@@ -69,5 +69,5 @@ def rows_of_table(chosen: dict[str, Weights]) -> list[Row]:
         Row(registration, refinement, fusion, chosen.get(refinement, ()))
         for registration in REGISTRATIONS
         for refinement in REFINEMENTS
-        for fusion in (FUSIONS if registration == ALL_FUSIONS_ON else COMMON)
+        for fusion in (FUSIONS if (registration, refinement) == ALL_FUSIONS_ON else COMMON)
     ]
