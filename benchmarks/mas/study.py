@@ -20,7 +20,7 @@ from .tables import mean_dice
 
 __all__ = ["ATLASES", "FULL_STEPS", "Study"]
 
-ATLASES, FULL_STEPS = 10, 1000
+ATLASES, FULL_STEPS = 10, 3000
 VOTE_TARGETS = 30
 """Cases onto which atlases are registered for the training of VoteNet+."""
 TUNING = 6

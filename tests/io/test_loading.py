@@ -56,6 +56,17 @@ class TestGeometry:
         np.testing.assert_array_equal(volume[0], NOISE)
         np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-5)
 
+    @pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".mhd"])
+    def test_signed_bytes_are_read_though_the_wheels_of_itk_lack_them(self, tmp_path, suffix):
+        """Public data sets have label maps of ``MET_CHAR``."""
+        voxels = np.arange(-60, 60).reshape(4, 5, 6).astype(np.int8)
+        image = sitk.GetImageFromArray(voxels.T)
+        image.SetSpacing((1.0, 2.0, 3.0))
+        sitk.WriteImage(image, str(tmp_path / f"a{suffix}"))
+        volume = read_volume(tmp_path / f"a{suffix}", 3)
+        np.testing.assert_array_equal(volume[0], voxels)
+        np.testing.assert_allclose(volume.pixdim, [1.0, 2.0, 3.0])
+
     def test_png_has_the_coordinates_that_itk_gives_it(self, tmp_path):
         pixels = np.random.default_rng(0).integers(0, 255, (7, 9)).astype(np.uint8)  # [row, column]
         path = save_png(tmp_path / "a.png", pixels)

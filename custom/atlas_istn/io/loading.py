@@ -17,6 +17,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import itk
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
@@ -282,11 +283,20 @@ def _read_format(path: Path, pixel_size: PixelSize | None, grey: bool, label: bo
         affine = LPS @ np.diag([*(pixel_size or (1.0, 1.0)), 1.0, 1.0])
         unit = "mm" if pixel_size else "pixels"
         return _volume(pixels, affine, path, unit=unit)
-    reader = ITKReader()
-    voxels, meta = reader.get_data(reader.read(path))
+    voxels, meta = _read_by_itk(path)
     check_real(voxels.dtype, str(path))
     volume = EnsureChannelFirst()(MetaTensor.ensure_torch_and_prune_meta(voxels, {**meta, "source": str(path)}))
     return _volume(volume, volume.affine, path)
+
+
+def _read_by_itk(path: Path) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+    """Voxels and header; as double, which holds them all, where ITK's wheels lack the type, such as signed char."""
+    try:
+        reader = ITKReader()
+        return reader.get_data(reader.read(path))
+    except itk.TemplateTypeError:
+        reader = ITKReader(pixel_type=itk.D)
+        return reader.get_data(reader.read(path))
 
 
 def _nifti(path: Path) -> MetaTensor:
