@@ -132,7 +132,7 @@ class Study:
                 "output_dir": self._votes(name),
                 "train_list": "vote_targets",
                 "val_list": "tuning",
-                "max_epochs": self._length(20),
+                "max_epochs": self._length(8),
                 "pairs_per_epoch": 8 if self.quick else 100,
                 "resume": "true",
             }

@@ -25,6 +25,7 @@ class VoteNet(nn.Module):
         in_channels: of one image.
         channels: features of each scale, finest first.
         norm: MONAI normalisation (a name, or a name and its arguments), or None.
+        amp: run in bfloat16.
 
     Attributes:
         scale: a of the calibration ``p = σ(a z + b)`` of the logits z (Platt 1999); 1 until calibrated.
@@ -40,17 +41,22 @@ class VoteNet(nn.Module):
         in_channels: int = 1,
         channels: Sequence[int] = (16, 32, 64, 128),
         norm: str | Sequence[Any] | None = "instance",
+        amp: bool = False,
     ) -> None:
         super().__init__()
+        self.amp = amp
         self.features = UNet(spatial_dims, 2 * in_channels, 1, channels, norm)
         self.features.head.conv.reset_parameters()  # there is no background to start with
+        layout = torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
+        self.to(memory_format=layout)  # type: ignore[call-overload]
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("offset", torch.zeros(()))
 
     def forward(self, pair: Tensor) -> Tensor:
         """Logits ``[B, 1, *shape]`` of a target and an atlas ``[B, 2 C, *shape]``, as they are trained."""
-        logits: Tensor = self.features(pair)
-        return logits
+        with torch.autocast(pair.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            logits: Tensor = self.features(pair)
+        return logits.float()
 
     def probabilities(self, target: Tensor, atlases: Tensor) -> Tensor:
         """Calibrated probabilities that atlases are right, ``[N, *shape]``; one atlas at a time.
