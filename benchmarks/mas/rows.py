@@ -11,6 +11,7 @@ __all__ = ["FUSIONS", "LABELS", "REGISTRATIONS", "SEARCH", "Row", "rows_of_table
 LABELS = {1: "anterior", 2: "posterior"}
 REGISTRATIONS = ("affine", "di", "dis", "velocity")
 """``velocity`` is the instance optimisation that a multi-atlas segmentation does by default; no network."""
+REFINED = ("affine", "di", "dis")
 REFINEMENTS = ("", "i", "is")
 FUSIONS = {
     "vote": "{'_target_': 'atlas_istn.fusion.vote.PluralityVote'}",
@@ -26,8 +27,7 @@ ALONE = 1000.0
 SEARCH: dict[str, list[Weights]] = {
     "i": [(("gamma", gamma),) for gamma in (0.1, 0.3, 1.0)],
     "is": [
-        (("gamma", gamma), ("alpha", alpha))
-        for gamma, alpha in ((0.1, 3.0), (0.3, 3.0), (1.0, 3.0), (0.3, 1.0), (0.3, 10.0), (0.3, ALONE))
+        (("gamma", gamma), ("alpha", alpha)) for gamma, alpha in ((0.3, 3.0), (1.0, 3.0), (0.3, 10.0), (0.3, ALONE))
     ],
 }
 """Weights of bending (gamma) and labels (alpha) that are tried; with the last one the network decides alone."""
@@ -68,6 +68,6 @@ def rows_of_table(chosen: dict[str, Weights]) -> list[Row]:
     return [
         Row(registration, refinement, fusion, chosen.get(refinement, ()))
         for registration in REGISTRATIONS
-        for refinement in REFINEMENTS
+        for refinement in (REFINEMENTS if registration in REFINED else REFINEMENTS[:1])
         for fusion in (FUSIONS if (registration, refinement) == ALL_FUSIONS_ON else COMMON)
     ]
