@@ -6,12 +6,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FUSIONS", "LABELS", "REGISTRATIONS", "SEARCH", "Row", "rows_of_table"]
+__all__ = ["ALONE", "FUSIONS", "LABELS", "REGISTRATIONS", "SEARCH", "UNTRAINED", "Row", "Weights", "rows_of_table"]
 
 LABELS = {1: "anterior", 2: "posterior"}
-REGISTRATIONS = ("affine", "di", "dis", "velocity")
-"""``velocity`` is the instance optimisation that a multi-atlas segmentation does by default; no network."""
-REFINED = ("affine", "di", "dis")
+REGISTRATIONS = ("affine", "di", "dis")
 REFINEMENTS = ("", "i", "is")
 FUSIONS = {
     "vote": "{'_target_': 'atlas_istn.fusion.vote.PluralityVote'}",
@@ -20,7 +18,8 @@ FUSIONS = {
     "local": "{'_target_': 'atlas_istn.fusion.vote.LocallyWeightedVote'}",
     "staple": "{'_target_': 'atlas_istn.fusion.staple.Staple'}",
 }
-COMMON = ("vote", "joint", "vote_net")
+UNTRAINED = ("vote", "joint")
+COMMON = (*UNTRAINED, "vote_net")
 ALL_FUSIONS_ON = ("dis", "")
 Weights = tuple[tuple[str, float], ...]
 ALONE = 1000.0
@@ -38,7 +37,8 @@ class Row:
     """One way to segment.
 
     Attributes:
-        registration: of `REGISTRATIONS`, or ``learned``: through the atlas of an Atlas-ISTN.
+        registration: of `REGISTRATIONS`; ``velocity``, the optimisation that is done by default; or ``learned``:
+            through the atlas of an Atlas-ISTN.
         refinement: of `REFINEMENTS`.
         fusion: of `FUSIONS`.
         weights: of the refinement.
@@ -65,9 +65,10 @@ class Row:
 
 def rows_of_table(chosen: dict[str, Weights]) -> list[Row]:
     """Those of Table 1, with the weights of each refinement that were chosen."""
-    return [
+    rows = [
         Row(registration, refinement, fusion, chosen.get(refinement, ()))
         for registration in REGISTRATIONS
-        for refinement in (REFINEMENTS if registration in REFINED else REFINEMENTS[:1])
+        for refinement in REFINEMENTS
         for fusion in (FUSIONS if (registration, refinement) == ALL_FUSIONS_ON else COMMON)
     ]
+    return rows + [Row("velocity", fusion=fusion) for fusion in UNTRAINED]

@@ -15,7 +15,7 @@ from runs import CONFIGS, Runner
 from atlas_istn.io.outputs import write_json
 
 from .patch_search import compare_searches
-from .rows import ALONE, FUSIONS, REGISTRATIONS, SEARCH, Row, Weights, rows_of_table
+from .rows import ALONE, FUSIONS, REGISTRATIONS, SEARCH, UNTRAINED, Row, Weights, rows_of_table
 from .tables import mean_dice
 
 __all__ = ["ATLASES", "FULL_STEPS", "Study"]
@@ -194,7 +194,7 @@ class Study:
         for refinement, tried in SEARCH.items():
             scores = {}
             for weights in tried[:1] if self.quick else tried:
-                rows = [Row("dis", refinement, fusion, weights) for fusion in ("vote", "joint")]
+                rows = [Row("dis", refinement, fusion, weights) for fusion in UNTRAINED]
                 scores[weights] = float(np.mean([mean_dice(self.segment(row, "tuning")) for row in rows]))
             chosen = max(scores, key=lambda weights: scores[weights])
             lines = [{"weights": dict(weights), "dice": dice} for weights, dice in scores.items()]
@@ -225,12 +225,12 @@ class Study:
     def segment_beside(self) -> None:
         """Segment in ways beside those of the table, and the best ones of it with the topology of the learned atlas."""
         refined = self.chosen()["is"]
-        rows = [Row("dis", "is", fusion, (refined[0], ("alpha", ALONE))) for fusion in ("vote", "joint")]
-        rows += [Row("dis", "is", fusion, refined, seen=True) for fusion in ("vote", "joint")]
+        rows = [Row("dis", "is", fusion, (refined[0], ("alpha", ALONE))) for fusion in UNTRAINED]
+        rows += [Row("dis", "is", fusion, refined, seen=True) for fusion in UNTRAINED]
         if self.regime == "all":  # the learned atlas is of all training cases; atlases need no network
-            rows += [Row("learned", fusion=fusion) for fusion in ("vote", "joint")]
+            rows += [Row("learned", fusion=fusion) for fusion in UNTRAINED]
             counted = [f"atlases_{count}" for count in COUNTS]
-            rows += [Row("velocity", fusion=fusion, atlases=name) for name in counted for fusion in ("vote", "joint")]
+            rows += [Row("velocity", fusion=fusion, atlases=name) for name in counted for fusion in UNTRAINED]
             rows += [Row("velocity", topology=True), replace(self.best(), topology=True)]
         for row in rows:
             self.segment(row, "test")
