@@ -8,10 +8,10 @@ The first ten training cases are the atlases. Regime ``all``: networks learn fro
 atlases alone. What is done already is not done again; a training that was stopped goes on. Stages, in the order in
 which they need each other:
 
-``unet`` (of all cases, and of two halves: an atlas is seen by the half that lacks it), ``registrations`` (DI and
-DIS), ``votes`` (VoteNet+ for each registration), ``search`` (weights of the refinement, on ``tuning``, the first of
-``validation``), ``segment`` (``tuning`` and ``test``), ``beside`` (rows that the paper has not), ``searches``
-(Fig. 2), ``peers`` (greedy and ANTs, with ``--peers``), ``tables`` (also with what is missing yet).
+``unet``, ``registrations`` (DI and DIS), ``votes`` (VoteNet+ for each registration), ``search`` (weights of the
+refinement, on ``tuning``, the first of ``validation``), ``segment`` (both lists), ``beside`` (rows that the
+paper has not), ``searches`` (Fig. 2), ``folds`` (U-Nets of two halves: what it is worth that an atlas is seen by one
+that lacks it), ``peers`` (greedy and ANTs, with ``--peers``), ``tables`` (also with what is missing yet).
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from mas.study import FULL_STEPS, Study
 from mas.tables import claims, write_claims, write_rows
 
 STAGES = {
-    "unet": Study.train_unets,
+    "unet": Study.train_unet,
     "registrations": Study.train_registrations,
     "votes": Study.train_votes,
     "search": Study.search,
     "segment": Study.segment_all,
     "beside": Study.segment_beside,
     "searches": Study.compare_searches,
+    "folds": Study.compare_folds,
 }
 PEERS, TABLES = "peers", "tables"
 

@@ -44,7 +44,7 @@ class Row:
         weights: of the refinement.
         atlases: list of the data set that has them.
         topology: the learned atlas is registered to the fused labels.
-        seen: predictions of the refinement are of a network that was trained with the atlases.
+        folds: an atlas is seen by a network that was not trained with it; else by that of all training cases.
     """
 
     registration: str
@@ -53,13 +53,13 @@ class Row:
     weights: Weights = ()
     atlases: str = "atlases"
     topology: bool = False
-    seen: bool = False
+    folds: bool = False
 
     @property
     def name(self) -> str:
         """Of its folder."""
         weights = "_".join(f"{name}{value:g}" for name, value in self.weights)
-        more = [self.atlases if self.atlases != "atlases" else "", "topology" * self.topology, "seen" * self.seen]
+        more = [self.atlases if self.atlases != "atlases" else "", "topology" * self.topology, "folds" * self.folds]
         return "_".join(part for part in (self.registration, self.refinement, self.fusion, weights, *more) if part)
 
 
@@ -67,8 +67,8 @@ def rows_of_table(chosen: dict[str, Weights]) -> list[Row]:
     """Those of Table 1, with the weights of each refinement that were chosen."""
     rows = [
         Row(registration, refinement, fusion, chosen.get(refinement, ()))
-        for registration in REGISTRATIONS
         for refinement in REFINEMENTS
+        for registration in REGISTRATIONS
         for fusion in (FUSIONS if (registration, refinement) == ALL_FUSIONS_ON else COMMON)
     ]
     return rows + [Row("velocity", fusion=fusion) for fusion in UNTRAINED]

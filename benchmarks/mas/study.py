@@ -29,7 +29,7 @@ COUNTS = (5, 20, 40)
 """Numbers of atlases that are tried beside the ten."""
 DATA = f"{CONFIGS}/data/hippocampus.yaml"
 PAIR_DATA = [f"{CONFIGS}/pair/data/hippocampus.yaml", f"{CONFIGS}/pair/transformations/displacements.yaml"]
-UNETS = ("training", "half_0", "half_1")
+HALVES = ("half_0", "half_1")
 LEARNED = "bundle"
 """Folder of the Atlas-ISTN whose atlas is used: the one that is shipped, of all training cases."""
 
@@ -72,29 +72,37 @@ class Study:
     def _length(self, full: int) -> int:
         return max(1, round(full * self.steps / FULL_STEPS))
 
-    def train_unets(self) -> None:
-        """Train and score a U-Net of all training cases; those of each half, which see the atlases, take less time."""
-        for name in UNETS:
-            work = self._unet(name)
-            rounds = 20 if name == "training" else 10
-            epochs = self._length(rounds * 160 // len(self._lists()["training"]))
-            settings = {
-                "dataset_dir": self.data,
-                "output_dir": work,
-                "bundle_root": work,
-                "train_list": name,
-                "val_list": "validation",
-                "max_epochs": epochs,
-                "val_interval": max(1, epochs // 5),
-                "learning_rate_half_life": max(1.0, epochs / 4),
-                "amp": "true",
-                "resume": "true",
-            }
-            stack = [f"{CONFIGS}/train.yaml", DATA, f"{CONFIGS}/variants/unet.yaml"]
-            self.runner.bundle(f"train_unet_{name}", "training", stack, **settings)
+    def train_unet(self) -> None:
+        """Train and score a U-Net of all training cases."""
+        self._train_unet("training")
         lists = {"dataset_dir": self.data, "test_list": "test", "output_dir": self.runner.folder / "test" / "unet"}
         config = [str(self._unet("training") / "configs" / "evaluate.yaml")]
         self.runner.bundle("test_unet", "evaluate", config, **lists)
+
+    def compare_folds(self) -> None:
+        """Train U-Nets of halves, as many steps, and refine by the half that lacks an atlas."""
+        for name in HALVES:
+            self._train_unet(name)
+        for fusion in UNTRAINED:
+            self.segment(Row("affine", "is", fusion, self.chosen()["is"], folds=True), "test")
+
+    def _train_unet(self, name: str) -> None:
+        work = self._unet(name)
+        epochs = self._length(20 * 160 // len(self._lists()[name]))
+        settings = {
+            "dataset_dir": self.data,
+            "output_dir": work,
+            "bundle_root": work,
+            "train_list": name,
+            "val_list": "validation",
+            "max_epochs": epochs,
+            "val_interval": max(1, epochs // 5),
+            "learning_rate_half_life": max(1.0, epochs / 4),
+            "amp": "true",
+            "resume": "true",
+        }
+        stack = [f"{CONFIGS}/train.yaml", DATA, f"{CONFIGS}/variants/unet.yaml"]
+        self.runner.bundle(f"train_unet_{name}", "training", stack, **settings)
 
     def _unet(self, name: str) -> Path:
         return self.runner.folder / "unet" / name
@@ -159,8 +167,7 @@ class Study:
 
     def configuration(self, row: Row, cases: str) -> tuple[list[str], dict[str, Any]]:
         """Files and settings of the run that segments a list."""
-        first = self._unet("training") / "configs/evaluate.yaml" if row.seen else f"{CONFIGS}/evaluate.yaml"
-        stack = [str(first), DATA, f"{CONFIGS}/multi_atlas.yaml"]
+        stack = [f"{CONFIGS}/evaluate.yaml", DATA, f"{CONFIGS}/multi_atlas.yaml"]
         settings = self._registering(row.registration) | {
             "atlas_list": row.atlases,
             "test_list": cases,
@@ -185,9 +192,9 @@ class Study:
         if row.refinement == "i":
             return settings | {"segmenter": "null"}
         settings["label_weight"] = weights["alpha"]
-        if not row.seen:  # an atlas is seen by the half that lacks it, an image by the mean of all
-            settings["segmenter_folds"] = str([str(self._unet(name)) for name in UNETS])
-        return settings
+        if row.folds:
+            return settings | {"segmenter_folds": str([str(self._unet(name)) for name in HALVES])}
+        return settings | {"ckpt_path": self._unet("training") / "models/model.pt"}
 
     def search(self) -> None:
         """Try weights of each refinement behind DIS; keep those of the best mean Dice of vote and joint fusion."""
@@ -226,7 +233,6 @@ class Study:
         """Segment in ways beside those of the table, and the best ones of it with the topology of the learned atlas."""
         refined = self.chosen()["is"]
         rows = [Row("dis", "is", fusion, (refined[0], ("alpha", ALONE))) for fusion in UNTRAINED]
-        rows += [Row("dis", "is", fusion, refined, seen=True) for fusion in UNTRAINED]
         if self.regime == "all":  # the learned atlas is of all training cases; atlases need no network
             rows += [Row("learned", fusion=fusion) for fusion in UNTRAINED]
             counted = [f"atlases_{count}" for count in COUNTS]
