@@ -25,7 +25,7 @@ VOTE_TARGETS = 30
 """Cases onto which atlases are registered for the training of VoteNet+."""
 TUNING = 6
 """Cases of ``validation`` by which weights and rows are chosen."""
-COUNTS = (5, 20, 40)
+COUNTS = (5, 20)
 """Numbers of atlases that are tried beside the ten."""
 DATA = f"{CONFIGS}/data/hippocampus.yaml"
 PAIR_DATA = [f"{CONFIGS}/pair/data/hippocampus.yaml", f"{CONFIGS}/pair/transformations/displacements.yaml"]
@@ -235,9 +235,9 @@ class Study:
         rows = [Row("dis", "is", fusion, (refined[0], ("alpha", ALONE))) for fusion in UNTRAINED]
         if self.regime == "all":  # the learned atlas is of all training cases; atlases need no network
             rows += [Row("learned", fusion=fusion) for fusion in UNTRAINED]
+            rows += [Row("velocity", topology=True), replace(self.best(), topology=True)]
             counted = [f"atlases_{count}" for count in COUNTS]
             rows += [Row("velocity", fusion=fusion, atlases=name) for name in counted for fusion in UNTRAINED]
-            rows += [Row("velocity", topology=True), replace(self.best(), topology=True)]
         for row in rows:
             self.segment(row, "test")
 
