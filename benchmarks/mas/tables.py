@@ -13,6 +13,7 @@ import numpy as np
 
 from atlas_istn.evaluation.comparison.statistics import paired_test
 from atlas_istn.evaluation.scores import read_metrics
+from atlas_istn.io.outputs import write_csv
 
 from .rows import LABELS, Row, Weights
 
@@ -56,9 +57,19 @@ def claims(chosen: dict[str, Weights], best: Row) -> list[Claim]:
 
 
 def write_rows(folder: Path) -> None:
-    """Print each row of the test list, and how far it is above the U-Net; missing ones are left out."""
-    lines = []
+    """Print each row of the test list, and how far it is above the U-Net; missing ones are left out.
+
+    Also written to ``rows.csv``, and the scores of each case to ``cases.csv``.
+    """
+    lines, cases = [], []
     for path in sorted((folder / "test").glob("*/metrics.csv")):
+        for label in LABELS.values():
+            scores = {metric: by_case(path, metric, label) for metric in METRICS}
+            cases += [
+                {"row": path.parent.name, "case": case, "label": label}
+                | {metric: f"{found[case]:.4f}" for metric, found in scores.items()}
+                for case in scores[METRICS[0]]
+            ]
         line = {"row": path.parent.name}
         for metric in METRICS:
             for label in LABELS.values():
@@ -69,12 +80,14 @@ def write_rows(folder: Path) -> None:
         line["tuning"] = f"{mean_dice(checked):.4f}" if checked.exists() else ""
         line["above the U-Net"] = _difference(folder, path.parent.name, "unet")
         lines.append(line)
-    _write(lines)
+    write_csv(cases, folder / "cases.csv")
+    _write(lines, folder / "rows.csv")
 
 
 def write_claims(folder: Path, found: list[Claim]) -> None:
-    """Print by how much a row is above another one, with the interval of the paired bootstrap."""
-    _write([{"claim": text, "row": a, "other": b, "difference": _difference(folder, a, b)} for text, a, b in found])
+    """Print by how much a row is above another one, with the interval of the paired bootstrap; and ``claims.csv``."""
+    lines = [{"claim": text, "row": a, "other": b, "difference": _difference(folder, a, b)} for text, a, b in found]
+    _write(lines, folder / "claims.csv")
 
 
 def _difference(folder: Path, row: str, other: str) -> str:
@@ -89,8 +102,9 @@ def _difference(folder: Path, row: str, other: str) -> str:
     return f"{test.difference:+.4f}{interval}"
 
 
-def _write(lines: list[dict[str, str]]) -> None:
+def _write(lines: list[dict[str, str]], path: Path) -> None:
     if lines:
+        write_csv(lines, path)
         writer = csv.DictWriter(sys.stdout, list(lines[0]), delimiter="\t")
         writer.writeheader()
         writer.writerows(lines)
