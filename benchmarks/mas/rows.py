@@ -71,4 +71,4 @@ def rows_of_table(chosen: dict[str, Weights]) -> list[Row]:
         for registration in REGISTRATIONS
         for fusion in (FUSIONS if (registration, refinement) == ALL_FUSIONS_ON else COMMON)
     ]
-    return rows + [Row("velocity", fusion=fusion) for fusion in UNTRAINED]
+    return rows + [Row("velocity", name, fusion, chosen.get(name, ())) for name in ("", "is") for fusion in UNTRAINED]
