@@ -14,12 +14,14 @@ REFINEMENTS = ("", "i", "is")
 FUSIONS = {
     "vote": "{'_target_': 'atlas_istn.fusion.vote.PluralityVote'}",
     "joint": "",
+    "joint_2": "{'_target_': 'atlas_istn.fusion.joint.JointLabelFusion', 'search_radius': 2}",
     "vote_net": "",
     "local": "{'_target_': 'atlas_istn.fusion.vote.LocallyWeightedVote'}",
     "staple": "{'_target_': 'atlas_istn.fusion.staple.Staple'}",
 }
 UNTRAINED = ("vote", "joint")
 COMMON = (*UNTRAINED, "vote_net")
+ALL_FUSIONS = (*COMMON, "local", "staple")
 ALL_FUSIONS_ON = ("dis", "")
 Weights = tuple[tuple[str, float], ...]
 ALONE = 1000.0
@@ -69,6 +71,7 @@ def rows_of_table(chosen: dict[str, Weights]) -> list[Row]:
         Row(registration, refinement, fusion, chosen.get(refinement, ()))
         for refinement in REFINEMENTS
         for registration in REGISTRATIONS
-        for fusion in (FUSIONS if (registration, refinement) == ALL_FUSIONS_ON else COMMON)
+        for fusion in (ALL_FUSIONS if (registration, refinement) == ALL_FUSIONS_ON else COMMON)
     ]
-    return rows + [Row("velocity", name, fusion, chosen.get(name, ())) for name in ("", "is") for fusion in UNTRAINED]
+    fusions = {"": UNTRAINED, "is": (*UNTRAINED, "joint_2")}
+    return rows + [Row("velocity", name, fusion, chosen.get(name, ())) for name in fusions for fusion in fusions[name]]
