@@ -32,6 +32,8 @@ SEARCH: dict[str, list[Weights]] = {
     ],
 }
 """Weights of bending (gamma) and labels (alpha) that are tried; with the last one the network decides alone."""
+STIFFER: Weights = (("gamma", 3.0), ("alpha", 3.0))
+"""Tried behind the optimised registration, beside what the search has chosen."""
 
 
 @dataclass(frozen=True)
@@ -73,5 +75,9 @@ def rows_of_table(chosen: dict[str, Weights]) -> list[Row]:
         for registration in REGISTRATIONS
         for fusion in (ALL_FUSIONS if (registration, refinement) == ALL_FUSIONS_ON else COMMON)
     ]
-    fusions = {"": UNTRAINED, "is": (*UNTRAINED, "joint_2")}
-    return rows + [Row("velocity", name, fusion, chosen.get(name, ())) for name in fusions for fusion in fusions[name]]
+    refined = [
+        Row("velocity", "is", fusion, weights)
+        for weights in (chosen.get("is", ()), STIFFER)
+        for fusion in (*UNTRAINED, "joint_2")
+    ]
+    return rows + [Row("velocity", fusion=fusion) for fusion in UNTRAINED] + refined
