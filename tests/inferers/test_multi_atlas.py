@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
+from atlas_istn.errors import InputError
 from atlas_istn.fusion.atlases import WarpedAtlases
 from atlas_istn.fusion.joint import JointLabelFusion
 from atlas_istn.fusion.vote import PluralityVote
@@ -208,6 +209,12 @@ def test_a_learned_atlas_is_a_way_from_atlas_to_target(dim: int) -> None:
         image, labels = subject(dim, shift)
         assert dice(inferer.infer(image[None], atlases).segmentation[0], labels) > 0.95
     assert istn.calls == 2 + 2  # images and atlases
+
+
+def test_an_itn_alone_is_no_way_from_atlas_to_target() -> None:
+    itn = AtlasISTN(torch.nn.Identity(), None, SHAPES[2], 1)
+    with pytest.raises(InputError, match="found an ITN alone"):
+        ThroughAtlas(itn, ByCentre())
 
 
 class Recorder:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -72,9 +72,14 @@ class ThroughAtlas:
     Args:
         network: stays as it is.
         inferer: its 1-pass or refinement.
+
+    Raises:
+        InputError: the model is an ITN alone, whose atlas goes nowhere.
     """
 
     def __init__(self, network: AtlasISTN, inferer: SegmentationInferer) -> None:
+        if network.stn is None:
+            raise InputError("atlas_registration: expected an Atlas-ISTN that registers its atlas, found an ITN alone.")
         self.network = network
         self.inferer = inferer
         self._kept: dict[str, Tensor] = {}
@@ -93,7 +98,4 @@ class ThroughAtlas:
         return self._kept[key]
 
     def _transform(self, image: Tensor) -> Transform:
-        transform = self.inferer.infer(image, self.network.eval()).transform
-        if transform is None:
-            raise InputError("atlas_registration: expected an Atlas-ISTN that registers its atlas, found an ITN alone.")
-        return transform
+        return cast(Transform, self.inferer.infer(image, self.network.eval()).transform)
