@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -35,7 +36,7 @@ from atlas_istn.fusion.joint import JointLabelFusion
 from atlas_istn.fusion.staple import Staple
 from atlas_istn.fusion.vote import LocallyWeightedVote, PluralityVote
 
-__all__ = ["agree", "compare", "grow", "main"]
+__all__ = ["agree", "compare", "fuse_by_ants", "grow", "main", "warp_by_greedy"]
 
 _PEERS = Path(__file__).with_name("label_fusion_peers.py")
 _FUSIONS: dict[str, LabelFusion] = {
@@ -55,14 +56,8 @@ def agree(dataset: Path, work: Path, peers: str, atlases: int, cases: int) -> No
     rows: dict[str, list[list[float]]] = defaultdict(list)
     for row in lists["validation"][:cases]:
         case = work / f"{Path(row['image']).name.split('.')[0]}.npz"
-        if not case.exists():
-            _run([peers, str(_PEERS), "warp", str(dataset / row["image"]), "--output", str(case), "--atlases", *pairs])
-        data = dict(np.load(case))
+        data, warped = warp_by_greedy(peers, dataset / row["image"], pairs, case)
         truth = np.asarray(nib.load(dataset / row["label"]).dataobj)
-        data["mask"] = binary_dilation((data["labels"] > 0).any(axis=0), np.ones([3] * truth.ndim), iterations=2)
-        np.savez_compressed(case, **data)
-        labels, images, target = (torch.from_numpy(data[key]) for key in ("labels", "images", "target"))
-        warped = WarpedAtlases(labels, images[:, None], target[None])
         mask = torch.from_numpy(data["mask"])
         values = np.unique(truth)[1:]
         for name, fusion in _FUSIONS.items():
@@ -70,9 +65,8 @@ def agree(dataset: Path, work: Path, peers: str, atlases: int, cases: int) -> No
             rows[name].append([*_dice(fused.labels.numpy(), truth, values), seconds])
         for search in (0, 1):
             for squares in (True, False):
-                command = [peers, str(_PEERS), "fuse", str(case), "--search", str(search)]
-                answer = _run(command if squares else [*command, "--correlation"])
-                theirs, theirs_seconds = np.load(case.with_suffix(".ants.npy")), json.loads(answer)["seconds"]
+                more = () if squares else ("--correlation",)
+                theirs, theirs_seconds = fuse_by_ants(peers, case, "--search", str(search), *more)
                 fusion = JointLabelFusion(search_radius=search, squares=squares)
                 ours, seconds = _timed(fusion, warped, mask)
                 few, few_seconds = _timed(fusion, warped)
@@ -90,6 +84,33 @@ def agree(dataset: Path, work: Path, peers: str, atlases: int, cases: int) -> No
     for name, figures in rows.items():
         mean, least = np.mean(figures, axis=0), np.min(figures, axis=0)
         print(f"{name:56}" + "".join(f"{v:9.3f}" for v in mean) + "    " + "".join(f"{v:9.3f}" for v in least))
+
+
+def warp_by_greedy(
+    peers: str, image: Path, atlases: Sequence[str], case: Path
+) -> tuple[dict[str, np.ndarray], WarpedAtlases]:
+    """Warp atlases onto an image, unless a file has them already.
+
+    Args:
+        peers: Python of the environment with ANTs and greedy.
+        image: target.
+        atlases: each as ``IMAGE:LABEL``.
+        case: the file; it also gets the mask in which ANTs fuses, all labels and 2 voxels about them.
+    """
+    if not case.exists():
+        _run([peers, str(_PEERS), "warp", str(image), "--output", str(case), "--atlases", *atlases])
+    data = dict(np.load(case))
+    everywhere = (data["labels"] > 0).any(axis=0)
+    data["mask"] = binary_dilation(everywhere, np.ones([3] * everywhere.ndim), iterations=2)
+    np.savez_compressed(case, **data)
+    labels, images, target = (torch.from_numpy(data[key]) for key in ("labels", "images", "target"))
+    return data, WarpedAtlases(labels, images[:, None], target[None])
+
+
+def fuse_by_ants(peers: str, case: Path, *options: str) -> tuple[np.ndarray, float]:
+    """Fuse what `warp_by_greedy` has written; return labels and CPU seconds."""
+    answer = _run([peers, str(_PEERS), "fuse", str(case), *options])
+    return np.load(case.with_suffix(".ants.npy")), json.loads(answer)["seconds"]
 
 
 def grow(fusion: str) -> None:
