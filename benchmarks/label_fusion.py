@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -29,14 +29,16 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from scipy.ndimage import binary_dilation
+from tqdm import tqdm
 
 from atlas_istn.fusion.atlases import WarpedAtlases
 from atlas_istn.fusion.base import Fused, LabelFusion
 from atlas_istn.fusion.joint import JointLabelFusion
 from atlas_istn.fusion.staple import Staple
 from atlas_istn.fusion.vote import LocallyWeightedVote, PluralityVote
+from atlas_istn.inferers.registered import Registered
 
-__all__ = ["agree", "compare", "fuse_by_ants", "grow", "main", "warp_by_greedy"]
+__all__ = ["agree", "compare", "fuse_by_ants", "grow", "main", "warp_by_greedy", "warp_cases"]
 
 _PEERS = Path(__file__).with_name("label_fusion_peers.py")
 _FUSIONS: dict[str, LabelFusion] = {
@@ -146,31 +148,40 @@ def compare(files: list[str], **settings: object) -> None:
     parser = ConfigParser()
     parser.read_config(files)
     parser.update({**settings, "device": "$torch.device('cpu')"})
-    parser.get_parsed_content("loader").load()
-    atlases, inferer, prepare, cases = (
-        parser.get_parsed_content(name) for name in ("network", "inferer", "atlas_preprocessing", "cases")
-    )
-    values = np.arange(1, atlases.num_classes)
+    cases = parser.get_parsed_content("cases")
+    values = np.arange(1, parser.get_parsed_content("num_classes"))
     rows: dict[str, list[list[float]]] = defaultdict(list)
     seconds = 0.0
-    for number, case in enumerate(cases, start=1):
-        data = prepare({key: case[key] for key in ("image", "label")})
-        image, truth = (torch.as_tensor(data[key]).as_subclass(torch.Tensor) for key in ("image", "label"))
-        begin = time.process_time()
-        with torch.no_grad():
-            warped = inferer.warp(image[None].float(), atlases)[0]
-        seconds += time.process_time() - begin
+    for registered, truth, used in warp_cases(parser, cases):
+        seconds += used
         for name, fusion in _FUSIONS.items():
-            fused, used = _timed(fusion, warped)
-            rows[name].append([*_dice(fused.labels.numpy(), truth[0].numpy(), values), used])
-        sys.stderr.write(f"{case['case']} {number} of {len(cases)}\n")
-    print(f"{len(cases)} cases, {len(atlases.labels)} atlases; registration {seconds / len(cases):.2f} CPU-s a case")
+            fused, used = _timed(fusion, registered.atlases)
+            rows[name].append([*_dice(fused.labels.numpy(), truth.numpy(), values), used])
+    atlases = len(parser.get_parsed_content("network").labels)
+    print(f"{len(cases)} cases, {atlases} atlases; registration {seconds / len(cases):.2f} CPU-s a case")
     means = {name: np.nanmean(figures, axis=0) for name, figures in rows.items()}
     vote = means["vote"][:-1]
     print(f"{'':18}{'mean Dice':>10}{'least label':>12}{'labels ≥ vote':>15}{'CPU-s':>8}")
     for name, mean in means.items():
         better = f"{(mean[:-1] >= vote).sum()} of {len(vote)}"
         print(f"{name:18}{np.nanmean(mean[:-1]):10.3f}{np.nanmin(mean[:-1]):12.3f}{better:>15}{mean[-1]:8.2f}")
+
+
+def warp_cases(
+    parser: ConfigParser, cases: Sequence[Mapping[str, str]]
+) -> Iterator[tuple[Registered, torch.Tensor, float]]:
+    """Warp the atlases of a configuration onto each case, with its true class indices ``[*shape]`` and CPU seconds."""
+    parser.get_parsed_content("loader").load()
+    atlases, inferer, prepare = (
+        parser.get_parsed_content(name) for name in ("network", "inferer", "atlas_preprocessing")
+    )
+    for case in tqdm(cases, desc="registration"):
+        data = prepare({key: case[key] for key in ("image", "label")})
+        image, truth = (torch.as_tensor(data[key]).as_subclass(torch.Tensor) for key in ("image", "label"))
+        begin = time.process_time()
+        with torch.no_grad():
+            registered = inferer.warp(image[None].float(), atlases)
+        yield registered, truth[0], time.process_time() - begin
 
 
 def _timed(fusion: LabelFusion, atlases: WarpedAtlases, mask: torch.Tensor | None = None) -> tuple[Fused, float]:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from label_fusion import warp_cases
 from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
 from torch import Tensor
-from tqdm import tqdm
 
 from atlas_istn.fusion.patches import PatchSimilarity, per_axis_radius, standardise
 from atlas_istn.inferers.registered import Registered
@@ -43,7 +43,7 @@ def compare_searches(runs: Mapping[str, Run], picture: Path) -> dict[str, dict[s
         that of ``registered``, and how many voxels fold per thousand; means over cases and atlases.
     """
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    warps = [_warps(name, *runs[name]) for name in ("registered", "refined")]
+    warps = [_warps(*runs[name]) for name in ("registered", "refined")]
     for number, (registered, refined) in enumerate(zip(*warps, strict=True)):
         target, images = standardise(registered.atlases)
         found = {
@@ -82,23 +82,14 @@ def search_patches(target: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     return moved, (jacobian_determinant(steps.float()) <= 0).float().flatten(1).mean(dim=1)
 
 
-def _warps(name: str, files: list[str], settings: Mapping[str, Any]) -> list[Registered]:
+def _warps(files: list[str], settings: Mapping[str, Any]) -> list[Registered]:
     """The atlases of each case, as a run registers them."""
     parser = ConfigParser()
     parser.read_config(files)
     read = {key: yaml.safe_load(str(value)) for key, value in settings.items()}  # as the command line would
     parser.update({**read, "device": "cpu", "atlas_cache": ""})
-    parser.get_parsed_content("loader").load()
-    atlases, inferer, prepare = (
-        parser.get_parsed_content(part) for part in ("network", "inferer", "atlas_preprocessing")
-    )
     cases = find_cases(read["dataset_dir"], read["test_list"], with_labels=True)
-    found = []
-    for case in tqdm(cases, desc=name):
-        image = torch.as_tensor(prepare(dict(case))["image"]).as_subclass(Tensor)[None].float()
-        with torch.no_grad():
-            found.append(inferer.warp(image, atlases))
-    return found
+    return [registered for registered, _, _ in warp_cases(parser, cases)]
 
 
 def _variation(images: Tensor) -> Tensor:
