@@ -143,6 +143,7 @@ class Rotation:
                 "val_moving_list": direction.atlas,
                 "val_random_pairs": min(20, few, self.steps),
                 "max_epochs": -(-self.steps * BATCH // pairs),
+                "amp": "true",
                 "seed": self.seed,
                 "resume": "true",
                 **dict(network.settings),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from monai.losses import LocalNormalizedCrossCorrelationLoss
 from monai.networks.layers import GaussianFilter
+from scipy.ndimage import gaussian_filter
 
 from atlas_istn.registration.similarity import (
     LocalCorrelation,
@@ -135,6 +136,22 @@ def test_multiscale_dice_pulls_structures_that_do_not_overlap() -> None:
     plain, coarse = MultiscaleDice([0], [1.0, 1.0]), MultiscaleDice([0, 8], [1.0, 1.0])
     assert plain(far, boxes(0)) == plain(near, boxes(0))
     assert coarse(far, boxes(0)) > coarse(near, boxes(0)) + 0.01
+
+
+def test_a_blurred_structure_needs_no_more_than_one_voxel_in_each_standard_deviation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = (
+        (torch.rand(1, 1, 12, 12, generator=generator) > 0.5).float().repeat_interleave(8, 2).repeat_interleave(8, 3)
+        for _ in range(2)
+    )
+    for sigma in (2.0, 5.0, 8.0):
+        blurred = [
+            torch.from_numpy(gaussian_filter(image.numpy()[0, 0], sigma, mode="constant")) for image in (first, second)
+        ]
+        every = 1 - 2 * (blurred[0] * blurred[1]).sum() / sum(image.square().sum() for image in blurred)
+        found = MultiscaleDice([sigma], [1.0, 1.0])(first, second)[0]
+        # SciPy cuts its Gaussian at four standard deviations, too; what ends at a border is not band-limited.
+        torch.testing.assert_close(found, every.float(), atol=3e-3, rtol=0)
 
 
 def test_scales_are_millimetres_and_bounded_across_thick_slices() -> None:

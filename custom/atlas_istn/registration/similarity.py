@@ -112,6 +112,7 @@ class MultiscaleDice:
 
     Structures that do not yet overlap do so when they are blurred: the coarse scales pull, the fine ones fit (X-MAS, as
     label-driven registration has it, Hu et al. 2018). Squares in the denominator make equal blurred maps agree fully.
+    A blurred structure is looked at once in each standard deviation: more voxels would cost time and say nothing new.
 
     Args:
         scales: standard deviations of the Gaussians in millimetres; 0 for the structures as they are.
@@ -129,7 +130,7 @@ class MultiscaleDice:
 
     def __call__(self, moving: Tensor, fixed: Tensor) -> Tensor:
         """Error of structures ``[B, K, *shape]``, all channels foreground."""
-        errors = [self.loss(*(_smooth(image, sigma) for image in (moving, fixed))) for sigma in self.sigmas]
+        errors = [self.loss(*(_smooth(image, sigma, thin=True) for image in (moving, fixed))) for sigma in self.sigmas]
         return torch.stack(errors).flatten(2).mean(dim=(0, 2))
 
 
@@ -157,11 +158,16 @@ class RobustError:
         return (error / (1.0 + error / self.scale)).flatten(1).mean(dim=1)
 
 
-def _smooth(image: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Image ``[B, C, *shape]`` behind a Gaussian filter with a standard deviation in voxels along each axis."""
+def _smooth(image: Tensor, sigmas: Sequence[float], thin: bool = False) -> Tensor:
+    """Image ``[B, C, *shape]`` behind a Gaussian filter with a standard deviation in voxels along each axis.
+
+    With ``thin`` one voxel in each standard deviation is kept. By Poisson's formula the sum over them is that over all
+    but for exp(-2π²) of its size, and a sum of products of two such images but for exp(-π²), 5e-5.
+    """
     for axis, sigma in enumerate(sigmas, start=2):
         if sigma > 0:
-            image = multiply_axis(_blur(image.shape[axis], sigma, image.device), image, axis)
+            stride = max(1, int(sigma)) if thin else 1
+            image = multiply_axis(_blur(image.shape[axis], sigma, image.device)[::stride], image, axis)
     return image
 
 

@@ -16,6 +16,7 @@ from ..networks.pair import split_pair
 from ..registration.objective import Objective, Pair, Regulariser, Similarity
 from ..registration.regularisers import mean_squared_gradient
 from ..registration.similarity import squared_error
+from ..spatial import resample
 from .losses import check_finite
 
 __all__ = ["PairLoss"]
@@ -110,11 +111,10 @@ class PairLoss(nn.Module):
             if self.weights["explicit"] > 0:
                 others["explicit"] = [self.similarity(moving, soi_moving), self.similarity(fixed, soi_fixed)]
             if self.weights["invertible"] > 0:
-                there_and_back = transform.to_moving(transform.to_fixed(soi_moving))
-                back_and_there = transform.to_fixed(transform.to_moving(soi_fixed))
+                there, back = transform.sampling_grid(), transform.sampling_grid(backward=True)
                 others["invertible"] = [
-                    self.structure_similarity(there_and_back, soi_moving),
-                    self.structure_similarity(back_and_there, soi_fixed),
+                    self.structure_similarity(resample(resample(soi_moving, there), back), soi_moving),
+                    self.structure_similarity(resample(resample(soi_fixed, back), there), soi_fixed),
                 ]
         active = {name: found for name, found in pairs.items() if self.weights[name] > 0}
         terms: dict[str, Tensor] = {}
