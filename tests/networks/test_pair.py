@@ -24,15 +24,20 @@ TRANSFORMATIONS = {
 }
 
 
-def network(transformation: Transformation, dim: int, itn: torch.nn.Module | None, channels: int = 1) -> PairISTN:
+def network(
+    transformation: Transformation, dim: int, itn: torch.nn.Module | None, channels: int = 1, coarse: bool = False
+) -> PairISTN:
     torch.manual_seed(0)
-    stn = PairTransformerNetwork(dim, 2 * channels, transformation, channels=(4, 8), cells=2, hidden=8)
+    stn = PairTransformerNetwork(
+        dim, 2 * channels, transformation, channels=(4, 8), cells=2, hidden=8, coarse_heads=coarse
+    )
     return PairISTN(itn, stn, transformation, (1.0, 2.0, 1.5)[:dim])
 
 
+@pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize("name", list(TRANSFORMATIONS))
-def test_the_first_prediction_is_the_identity_for_images_of_any_size(name: str, dim: int) -> None:
-    net = network(TRANSFORMATIONS[name], dim, AdditiveNet(dim))
+def test_the_first_prediction_is_the_identity_for_images_of_any_size(name: str, coarse: bool, dim: int) -> None:
+    net = network(TRANSFORMATIONS[name], dim, AdditiveNet(dim), coarse=coarse)
     for shape in (SHAPES[dim], tuple(n + 3 for n in SHAPES[dim])):
         pair = torch.rand(2, 2, *shape)
         parts = net.parts(pair)
@@ -42,10 +47,11 @@ def test_the_first_prediction_is_the_identity_for_images_of_any_size(name: str, 
         assert parts["moving"].shape == (2, 1, *shape)
 
 
+@pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize("name", list(TRANSFORMATIONS))
-def test_every_weight_gets_a_gradient(name: str, dim: int) -> None:
+def test_every_weight_gets_a_gradient(name: str, coarse: bool, dim: int) -> None:
     """What has none is not trained, and DistributedDataParallel refuses it."""
-    net = network(TRANSFORMATIONS[name], dim, AdditiveNet(dim))
+    net = network(TRANSFORMATIONS[name], dim, AdditiveNet(dim), coarse=coarse)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

@@ -37,6 +37,8 @@ class PairTransformerNetwork(nn.Module):
         cells: along each axis, in which the affine head sees the coarsest features.
         hidden: units of the affine head.
         norm: MONAI normalisation (a name, or a name and its arguments), or None as in the paper.
+        coarse_heads: the field is the sum of what a head yields at each scale of the decoder, as label-driven
+            registration has it (Hu et al. 2018), in place of that at the finest alone.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class PairTransformerNetwork(nn.Module):
         cells: int = 8,
         hidden: int = 32,
         norm: str | Sequence[Any] | None = None,
+        coarse_heads: bool = False,
     ) -> None:
         super().__init__()
         probe = transformation.initial(1, Grid((_PROBE,) * spatial_dims, (1.0,) * spatial_dims))
@@ -60,7 +63,11 @@ class PairTransformerNetwork(nn.Module):
         )
         if self.has_field:
             self.field_head = Convolution(spatial_dims, channels[0], fields[0], conv_only=True)
-            for parameter in self.field_head.parameters():
+            coarse = channels[:0:-1] if coarse_heads else []
+            self.coarse_heads = nn.ModuleList(
+                Convolution(spatial_dims, count, fields[0], conv_only=True) for count in coarse
+            )
+            for parameter in (*self.field_head.parameters(), *self.coarse_heads.parameters()):
                 nn.init.normal_(parameter, std=1e-5)
         self.affine_head = None
         if affine:
@@ -77,14 +84,18 @@ class PairTransformerNetwork(nn.Module):
             images: moving and fixed image ``[B, C, *shape]``.
             initial: those of the identity, ``[B or 1, ...]``, to which the prediction is added.
         """
-        features, coarsest = self.features(images)
+        scales = self.features.scales(images)
+        features, coarsest = scales[-1], scales[0]
         state: list[Tensor] = []
         for start in initial:
             if start.ndim == 2:
                 head: Any = self.affine_head
                 found = head(_average(coarsest, [self.cells] * (images.ndim - 2)))
             else:
-                found = self.field_head(_average(features, list(start.shape[2:])))
+                nodes = list(start.shape[2:])
+                found = self.field_head(_average(features, nodes))
+                for one, coarse in zip(self.coarse_heads, scales, strict=False):
+                    found = found + F.interpolate(one(coarse), nodes, mode=self.features.mode, align_corners=True)
             state.append(start + found.float())
         return tuple(state)
 

@@ -61,18 +61,24 @@ class EncoderDecoder(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Features ``[B, channels[0], *shape / first_stride]`` and the coarsest features ``[B, channels[-1], ...]``."""
+        scales = self.scales(image)
+        return scales[-1], scales[0]
+
+    def scales(self, image: Tensor) -> list[Tensor]:
+        """Features of each scale of the decoder, the coarsest first; without a decoder these alone."""
         skips: list[Tensor] = []
         features = image
         for scale in self.encoder:
             features = scale(features)
             skips.append(features)
-        coarsest = skips.pop()
+        scales = [skips.pop()]
         for scale in self.decoder:
             skip = skips.pop()
             # Upsampling to the skip's own size lets any image size pass, divisible by the strides or not.
             features = F.interpolate(features, size=skip.shape[2:], mode=self.mode, align_corners=True)
             features = scale(torch.cat([features, skip], dim=1))
-        return features, coarsest
+            scales.append(features)
+        return scales
 
 
 class UNet(nn.Module):

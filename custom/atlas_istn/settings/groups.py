@@ -22,6 +22,7 @@ PARTS = (
     "spatial_dims",
     "network_def",
     "itn",
+    "itn_network",
     "itn_member",
     "stn",
     "network",
