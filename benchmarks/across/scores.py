@@ -18,7 +18,7 @@ from atlas_istn.evaluation.comparison.statistics import MIN_CASES, SIGNIFICANCE,
 from atlas_istn.evaluation.scores import read_metrics
 
 from .lists import LABELS, Direction
-from .stages import FUSIONS, PEERS
+from .stages import FUSIONS, NETWORKS, PEERS
 
 __all__ = [
     "MEAN",
@@ -41,6 +41,7 @@ TITLES = {
     "syn": "SyN",
     "demons": "Demons",
     "one_way": "one-way",
+    "no_itn": "two-way consistent, without ITN",
     "two_way": "two-way",
     "consistent": "two-way consistent",
     "velocity": "two-way, SVF",
@@ -59,6 +60,7 @@ TITLES = {
     "itn": "ITN of bSSFP",
     "refine": "Atlas-ISTN of bSSFP, refined",
     "unet_lge": "U-Net of 4 LGE",
+    "unet_lge_all": "U-Net of the 15 LGE that the registration has learned from",
 }
 """Method → how tables call it, in their order."""
 _RIVALS = {
@@ -66,6 +68,7 @@ _RIVALS = {
     "itn": ("atlas_istn", "itn"),
     "refine": ("atlas_istn", "refine"),
     "unet_lge": ("unet_lge", "itn"),
+    "unet_lge_all": ("unet_lge_all", "itn"),
 }
 """Method → folder and result of a rival."""
 
@@ -140,7 +143,7 @@ def difference(method: Values, reference: Values) -> str:
 def single_methods(output_dir: Path, direction: Direction) -> dict[str, Method]:
     """Single registrations: networks, peers, and pairs as they begin."""
     back = "one_way_back" if direction.backward else "one_way"
-    sources = {name: (f"singles/{direction.name}_{name}", "network") for name in ("two_way", "consistent", "velocity")}
+    sources = {name: (f"singles/{direction.name}_{name}", "network") for name in NETWORKS if "one_way" not in name}
     sources |= {"one_way": (f"singles/{direction.name}_{back}", "network")}
     sources |= {"true_crop": (f"singles/{direction.name}_true_crop", "network")}
     sources |= {"before": (f"singles/{direction.name}_consistent", "before")}

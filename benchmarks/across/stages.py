@@ -53,6 +53,7 @@ NETWORKS = {
     "one_way": Network((ONE_WAY,), direction=DIRECTIONS[0]),
     "one_way_back": Network((ONE_WAY,), direction=DIRECTIONS[1]),
     "two_way": Network((TWO_WAY,), first_only=True),
+    "no_itn": Network(settings=(("itn", "null"), ("pair_loss_weights#explicit", 0.0)), first_only=True),
 }
 _PATCHES = "'patch_radius': [2, 2, 1]"
 FUSIONS: dict[str, dict[str, Any]] = {
@@ -151,7 +152,7 @@ class Rotation:
             self.runner.bundle(f"train_{name}", "training", [*PAIR, *network.configs], **settings)
 
     def train_rivals(self) -> None:
-        """Train and score what sees bSSFP alone: U-Net and Atlas-ISTN; and a U-Net of the LGE of few patients."""
+        """Train and score what sees bSSFP alone, U-Net and Atlas-ISTN; and U-Nets of the LGE of few patients, and all."""
         epochs = yaml.safe_load((ROOT / CARDIAC).read_text(encoding="utf-8"))["max_epochs"]
         many, few = size_of(self.data, "bssfp"), size_of(self.data, "lge_validation")
         unet = f"{CONFIGS}/variants/unet.yaml"
@@ -159,6 +160,7 @@ class Rotation:
             "unet": ([unet], "bssfp", "bssfp_validation", epochs),
             "atlas_istn": ([], "bssfp", "bssfp_validation", epochs),
             "unet_lge": ([unet], "lge_validation", "lge_validation", epochs * many // few),
+            "unet_lge_all": ([unet], "lge", "lge_validation", epochs),
         }
         for name, (configs, training, validation, length) in rivals.items():
             work, length = self.folder / "rivals" / name, self._length(length)

@@ -23,10 +23,10 @@ __all__ = ["write_all"]
 
 NAMES = {"bssfp": "bSSFP", "lge": "LGE"}
 MYOCARDIUM = LABELS[1]
-SINGLE_TESTS = [("consistent", other) for other in (*PEERS, "one_way", "two_way", "velocity")]
+SINGLE_TESTS = [("consistent", other) for other in (*PEERS, "one_way", "two_way", "velocity", "no_itn")]
 FUSIONS = ("vote", "non_local", "joint", "similarity_5")
 SINGLES = ("mean_single", "best_single")
-RIVALS = ("unet", "itn", "refine", "unet_lge", "learned_atlas")
+RIVALS = ("unet", "itn", "refine", "unet_lge", "unet_lge_all", "learned_atlas")
 FUSED_TESTS = [("similarity", other) for other in (*FUSIONS, *SINGLES, *RIVALS)]
 FUSED_TESTS += [("vote", other) for other in (*SINGLES, "velocity_vote")]
 REGULARITY = ("inverse_voxels", "inverse_mm", "displacement_voxels", "displacement_mm", "folded_heart", "folded")
@@ -153,7 +153,14 @@ def _patch_table(output_dir: Path) -> list[Line]:
 
 def _cost_table(output_dir: Path) -> list[Line]:
     lines: list[Line] = [["", "mean", "most"]]
-    commands = [*NETWORKS, *(f"similarity_{d.name}" for d in DIRECTIONS), "unet", "atlas_istn", "unet_lge"]
+    commands = [
+        *NETWORKS,
+        *(f"similarity_{d.name}" for d in DIRECTIONS),
+        "unet",
+        "atlas_istn",
+        "unet_lge",
+        "unet_lge_all",
+    ]
     spent = {f"training, {name}": times(output_dir, f"train_{name}") for name in commands}
     costs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(output_dir.glob("rotation_*/cost.json"))]
     for atlases in sorted({cost["atlases"] for cost in costs}):
