@@ -152,7 +152,7 @@ class Rotation:
             self.runner.bundle(f"train_{name}", "training", [*PAIR, *network.configs], **settings)
 
     def train_rivals(self) -> None:
-        """Train and score what sees bSSFP alone, U-Net and Atlas-ISTN; and U-Nets of the LGE of few patients, and all."""
+        """Train and score what sees bSSFP alone, U-Net and Atlas-ISTN; and U-Nets of the LGE of few or all patients."""
         epochs = yaml.safe_load((ROOT / CARDIAC).read_text(encoding="utf-8"))["max_epochs"]
         many, few = size_of(self.data, "bssfp"), size_of(self.data, "lge_validation")
         unet = f"{CONFIGS}/variants/unet.yaml"
