@@ -158,9 +158,9 @@ class Rotation:
         unet = f"{CONFIGS}/variants/unet.yaml"
         rivals = {
             "unet": ([unet], "bssfp", "bssfp_validation", epochs),
-            "atlas_istn": ([], "bssfp", "bssfp_validation", epochs),
             "unet_lge": ([unet], "lge_validation", "lge_validation", epochs * many // few),
             "unet_lge_all": ([unet], "lge", "lge_validation", epochs),
+            "atlas_istn": ([], "bssfp", "bssfp_validation", epochs),
         }
         for name, (configs, training, validation, length) in rivals.items():
             work, length = self.folder / "rivals" / name, self._length(length)
