@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 __all__ = ["WeightAverage"]
 
@@ -60,4 +61,4 @@ class WeightAverage:
     def _step(self) -> None:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self.other, self.parameters, 1.0 - decay)
+        get_ema_multi_avg_fn(decay)(self.other, self.parameters, self.steps)
