@@ -134,6 +134,13 @@ def test_a_closed_gate_keeps_the_affine_out(mode: str, network: AtlasISTN, image
     torch.testing.assert_close(result.transform.affine, torch.eye(dim, dim + 1).expand(len(images), -1, -1))
 
 
+def test_weights_of_an_stn_that_looks_twice_are_not_refined(network: AtlasISTN, images: torch.Tensor) -> None:
+    network.stn_passes = 2
+    with pytest.raises(InputError, match=r'refine_mode "weights".*found 2 passes.*Set refine_mode to "field"'):
+        RefinementInferer("weights", iterations=1).infer(images, network)
+    RefinementInferer("field", iterations=1).infer(images, network)
+
+
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="mode"):
         RefinementInferer(mode="both")

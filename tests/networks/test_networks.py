@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,8 +50,15 @@ class Particular(UNet):
         return super().forward(image)
 
 
-def test_first_prediction_is_the_identity(dim: int, tiny_network: Build) -> None:
-    network = tiny_network(SHAPES[dim])
+def parts(dim: int, further: bool) -> dict[str, Any]:
+    """What a tiny network has beyond the paper's: heads at each scale and a second pass of the STN."""
+    stn = SpatialTransformerNetwork(dim, 2, (4, 8), coarse_heads=True)
+    return {"stn": stn, "stn_passes": 2} if further else {}
+
+
+@pytest.mark.parametrize("further", [False, True])
+def test_first_prediction_is_the_identity(further: bool, dim: int, tiny_network: Build) -> None:
+    network = tiny_network(SHAPES[dim], **parts(dim, further))
     image = torch.rand(2, 1, *SHAPES[dim])
     transform = network.transform(*network.register(network.segment(image)))
     # The velocity head starts at 1e-5.
@@ -58,8 +66,9 @@ def test_first_prediction_is_the_identity(dim: int, tiny_network: Build) -> None
     torch.testing.assert_close(network(image), network.atlas_labels.expand(2, -1, *SHAPES[dim]), rtol=0, atol=1e-3)
 
 
-def test_forward_is_the_one_pass_segmentation(dim: int, tiny_network: Build) -> None:
-    network = disturb(tiny_network(SHAPES[dim]))
+@pytest.mark.parametrize("further", [False, True])
+def test_forward_is_the_one_pass_segmentation(further: bool, dim: int, tiny_network: Build) -> None:
+    network = disturb(tiny_network(SHAPES[dim], **parts(dim, further)))
     image = torch.rand(2, 1, *SHAPES[dim])
     prediction = network.segment(image)
     transform = network.transform(*network.register(prediction))
@@ -82,8 +91,27 @@ def test_odd_sizes_pass_through_the_whole_network(dim: int, tiny_network: Build)
     assert network(torch.rand(1, 1, *shape)).shape == (1, 2, *shape)
 
 
-def test_torchscript_equals_eager(dim: int, tiny_network: Build, tmp_path: Path) -> None:
-    network = disturb(tiny_network(SHAPES[dim])).eval()
+def test_a_second_pass_sees_the_subject_where_the_first_has_brought_it(dim: int, tiny_network: Build) -> None:
+    network = disturb(tiny_network(SHAPES[dim], stn_passes=2))
+    seen, answers = [], []
+
+    def note(_: nn.Module, inputs: tuple[torch.Tensor], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+        seen.append(inputs[0])
+        answers.append(output)
+
+    network.stn.register_forward_hook(note)
+    subject = network.segment(torch.rand(2, 1, *SHAPES[dim]))
+    velocity, parameters = network.register(subject)
+    moved = network.transform(*answers[0]).to_moving(subject)
+    torch.testing.assert_close(seen[1][:, :1], moved[:, 1:])
+    torch.testing.assert_close(seen[1][:, 1:], network.atlas_labels[:, 1:].expand(2, -1, *SHAPES[dim]))
+    torch.testing.assert_close(velocity, answers[0][0] + answers[1][0])
+    torch.testing.assert_close(parameters, answers[0][1] + answers[1][1])
+
+
+@pytest.mark.parametrize("further", [False, True])
+def test_torchscript_equals_eager(further: bool, dim: int, tiny_network: Build, tmp_path: Path) -> None:
+    network = disturb(tiny_network(SHAPES[dim], **parts(dim, further))).eval()
     torch.jit.script(network).save(str(tmp_path / "model.ts"))
     scripted = torch.jit.load(str(tmp_path / "model.ts"))
     image = torch.rand(2, 1, *SHAPES[dim])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -211,6 +212,18 @@ def test_refined_registrations_rebuild_a_sharper_atlas(tiny_network: Build, ring
     assert blurs[1] < 0.5 * blurs[0]
     assert blurs[2] < blurs[1]
     torch.testing.assert_close(network.atlas_labels.sum(dim=1), torch.ones(1, 24, 24), atol=1e-4, rtol=0)
+
+
+def test_an_epoch_may_move_the_atlas_by_refined_registrations(
+    tiny_network: Build, ring: Callable[..., torch.Tensor]
+) -> None:
+    inferer = RefinementInferer(iterations=5, learning_rate=0.1, regularisation=0.05)
+    network, cohort = shifted_rings(tiny_network, ring)
+    AtlasBuilder(network, cohort).initialise()
+    rebuilt = copy.deepcopy(network)
+    AtlasBuilder(rebuilt, cohort).rebuild(inferer)
+    AtlasBuilder(network, cohort, rate=1.0, inferer=inferer).update(1)
+    torch.testing.assert_close(network.atlas_labels, rebuilt.atlas_labels)
 
 
 def test_the_final_atlas_starts_from_the_best_model_and_is_validated(

@@ -165,6 +165,11 @@ class RefinementInferer(SegmentationInferer):
         rate = _RATES[mode] if self.learning_rate is None or mode != self.mode else self.learning_rate
         if mode == "field":
             return FreeParameters((start.velocity, start.parameters), (rate, _AFFINE_SHARE * rate), build)
+        if network.stn_passes > 1:
+            raise InputError(
+                f'refine_mode "weights" is for an STN that looks once, found {network.stn_passes} passes. Set '
+                'refine_mode to "field".'
+            )
         return NetworkWeights(network.stn, network.stn_input(start.prediction), rate, build, self.amp)
 
     def _phases(self, regularisation: float, aim: _Aim) -> list[Phase]:

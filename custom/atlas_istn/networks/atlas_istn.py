@@ -17,6 +17,7 @@ from ..spatial import (
     VelocityField,
     affine_matrix,
     exponential,
+    fixed_to_moving_displacement,
     moving_to_fixed_displacement,
     resize_displacement,
     warp,
@@ -48,6 +49,7 @@ class AtlasISTN(nn.Module):
         max_rotation: bound of the rotation (of each component of the rotation vector) in radians.
         max_log_scale: bound of the logarithm of each scale.
         squarings: squarings of the exponential.
+        stn_passes: times that the STN looks; 1 as in the paper.
         locator: finds the anatomy in scans that are larger than the grid; it takes no part in what this network does,
             and is here so that one file is the whole model.
 
@@ -78,6 +80,7 @@ class AtlasISTN(nn.Module):
         max_rotation: float = 0.785,
         max_log_scale: float = 1.0,
         squarings: int = 5,
+        stn_passes: int = 1,
         locator: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -86,6 +89,7 @@ class AtlasISTN(nn.Module):
         self.locator = locator
         self.activation = activation or nn.Identity()
         self.squarings = squarings
+        self.stn_passes = stn_passes
         self.spacing = [float(s) for s in (spacing or [1.0] * len(spatial_size))]
         if itn is not None:
             _check_itn(itn, in_channels, num_classes, spatial_size)
@@ -115,9 +119,17 @@ class AtlasISTN(nn.Module):
         """Velocity ``[B, dim, *half]`` and raw affine parameters ``[B, P]`` between atlas and subject.
 
         The subject is the ITN's prediction ``[B, Nc, *shape]``, or the image ``[B, C, *shape]`` where there is no ITN.
+        In a further pass the STN sees the subject as far as it has been brought to the atlas, and adds what is left.
         """
         velocity, parameters = self.stn(self.stn_input(subject))
-        return velocity, parameters * self.affine_gate
+        parameters = parameters * self.affine_gate
+        for _ in range(self.stn_passes - 1):
+            size = list(self.atlas_labels.shape[2:])
+            deformation = resize_displacement(exponential(velocity, self.squarings), size)
+            displacement = fixed_to_moving_displacement(deformation, self.affine(parameters), self.spacing)
+            further = self.stn(self.stn_input(warp(subject, displacement)))
+            velocity, parameters = velocity + further[0], parameters + further[1] * self.affine_gate
+        return velocity, parameters
 
     def stn_input(self, subject: Tensor) -> Tensor:
         """What the STN sees of a subject, as for `register`: it and the atlas, of labelmaps the foreground channels."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
@@ -29,6 +30,8 @@ class SpatialTransformerNetwork(nn.Module):
         in_channels: ``2 (Nc − 1)``.
         channels: features of each scale, finest (half resolution) first.
         norm: MONAI normalisation (a name, or a name and its arguments), or None as in the paper.
+        coarse_heads: the velocity is the sum of what a head yields at each scale of the decoder, see
+            `PairTransformerNetwork`.
     """
 
     def __init__(
@@ -37,25 +40,34 @@ class SpatialTransformerNetwork(nn.Module):
         in_channels: int,
         channels: Sequence[int] = (32, 64, 128),
         norm: str | Sequence[Any] | None = None,
+        coarse_heads: bool = False,
     ) -> None:
         super().__init__()
         self.features = EncoderDecoder(spatial_dims, in_channels, channels, first_stride=2, norm=norm)
         self.velocity_head = Convolution(spatial_dims, channels[0], spatial_dims, conv_only=True)
+        self.coarse_heads = nn.ModuleList(
+            Convolution(spatial_dims, count, spatial_dims, conv_only=True)
+            for count in (channels[:0:-1] if coarse_heads else [])
+        )
         self.affine_head = nn.Sequential(
             nn.Linear(channels[-1] * (1 + spatial_dims), 64),
             nn.ReLU(),
             nn.Linear(64, num_affine_parameters(spatial_dims)),
         )
         with torch.no_grad():
-            for parameter in self.velocity_head.parameters():
+            for parameter in (*self.velocity_head.parameters(), *self.coarse_heads.parameters()):
                 parameter.normal_(std=1e-5)
             for parameter in self.affine_head[-1].parameters():
                 parameter.zero_()
 
     def forward(self, labelmaps: Tensor) -> tuple[Tensor, Tensor]:
         """Velocity ``[B, dim, *half]`` in voxels of its grid and raw, unitless affine parameters ``[B, P]``."""
-        features, coarsest = self.features(labelmaps)
-        return self.velocity_head(features).float(), self.affine_head(_moments(coarsest)).float()
+        scales = self.features.scales(labelmaps)
+        velocity = self.velocity_head(scales[-1]).float()
+        for number, head in enumerate(self.coarse_heads):
+            coarse = head(scales[number]).float()
+            velocity = velocity + F.interpolate(coarse, velocity.shape[2:], mode=self.features.mode, align_corners=True)
+        return velocity, self.affine_head(_moments(scales[0])).float()
 
 
 def _moments(features: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import ignite.distributed as idist
 import torch
@@ -69,6 +69,8 @@ class AtlasBuilder:
             none, and the atlas is built from all.
         sharpening: factor of the Laplacian, 0 to 1; 0 leaves the mean as it is.
         given: the network has an atlas to begin with, that of the model it is trained on from.
+        inferer: refines the 1-pass transforms to the cases' own labelmaps before they move the atlas, which the
+            differences between both would blur; None as in the paper.
 
     Raises:
         InputError: an unknown ``shape`` or ``average``, or a ``sharpening`` or ``parts`` out of range.
@@ -87,6 +89,7 @@ class AtlasBuilder:
         case: str = "",
         sharpening: float = 0.0,
         given: bool = False,
+        inferer: RefinementInferer | None = None,
     ) -> None:
         _check_choice("atlas_shape", shape, ("paper", "unbiased"))
         _check_choice("atlas_average", average, ("mean", "median"))
@@ -105,6 +108,7 @@ class AtlasBuilder:
         self.case = case
         self.sharpening = sharpening
         self.given = given
+        self.inferer = inferer
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer. A resumed run brings its atlas along and is not initialised again."""
@@ -126,14 +130,14 @@ class AtlasBuilder:
             write_whole(self.initial_path, lambda part: save_tensors(atlas, part))
 
     def update(self, epoch: int) -> None:
-        """Move the atlas towards the mean of the cases, or of this epoch's part, warped by the 1-pass transforms.
+        """Move the atlas towards the mean of the cases, or of this epoch's part, warped by their transforms.
 
         Args:
             epoch: its number, from 1.
         """
         parts = min(self.parts, len(self.data_loader))
         batches = itertools.islice(self.data_loader, (epoch - 1) % parts, None, parts)
-        image, labels = self._mean(self._one_pass, batches)
+        image, labels = self._mean(self._one_pass if self.inferer is None else self._refined, batches)
         self.network.atlas_image.lerp_(image, self.rate)
         self.network.atlas_labels.lerp_(labels, self.rate)
 
@@ -158,6 +162,10 @@ class AtlasBuilder:
     def _one_pass(self, image: Tensor, _: Tensor) -> Transform:
         parts = JointForward(self.network, self.amp)(image)
         return self.network.transform(parts["velocity"], parts["parameters"])
+
+    def _refined(self, image: Tensor, labels: Tensor) -> Transform:
+        inferer = cast(RefinementInferer, self.inferer)
+        return inferer.fit(self.network, inferer.start(image, self.network), labels).transform
 
     @torch.no_grad()
     def _mean(

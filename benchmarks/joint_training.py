@@ -1,0 +1,108 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Ablation of the joint training: what each change is worth for the ITN, the 1-pass and the refined result.
+
+    python benchmarks/joint_training.py data/hippocampus --rows "as it is,λ 0.1"
+
+Every row is a short training with one change, scored on ``validation`` in native space, for several seeds. Stopped, it
+goes on. Prints the mean Dice over labels and cases, each seed by itself, and the gain over the first row.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from joint.rows import ROWS
+from runs import CONFIGS, Runner
+
+from atlas_istn.evaluation.scores import read_metrics
+
+RESULTS = ("itn", "one_pass", "refine")
+DATA = f"{CONFIGS}/data/hippocampus.yaml"
+ALONE = "benchmarks/joint/training_alone.yaml"
+FIRST = next(iter(ROWS))
+COARSE = {"spatial_size": "[24,32,24]", "spacing": "[2.0,2.0,2.0]"}
+
+Scores = Mapping[str, float]
+
+
+def score(runner: Runner, data: Path, row: str, seed: int, epochs: int, model: Mapping[str, Any]) -> Scores:
+    """Train and evaluate a row with a seed; return the mean Dice of each result.
+
+    Args:
+        runner: runs both.
+        data: data set.
+        row: of `ROWS`.
+        seed: of the training.
+        epochs: of the training.
+        model: what the networks of all rows have in common.
+    """
+    name = f"{row.replace(' ', '_')}_{seed}"
+    changes = dict(ROWS[row])
+    training: dict[str, Any] = {
+        "dataset_dir": data,
+        "output_dir": runner.folder / name,
+        "bundle_root": runner.folder / name,
+        "max_epochs": epochs,
+        "val_interval": max(1, epochs // 3),
+        "learning_rate_half_life": epochs / 6,
+        "seed": seed,
+        "resume": "true",
+        **model,
+    }
+    runner.bundle(f"train_{name}", "training", [f"{CONFIGS}/train.yaml", DATA, ALONE], **training | changes)
+    testing: dict[str, Any] = {
+        "dataset_dir": data,
+        "test_list": "validation",
+        "ckpt_path": runner.folder / name / "models" / "model.pt",
+        "output_dir": runner.folder / f"{name}_validation",
+        "refine_trust": "null",  # its limits are those of another ITN
+        "refine_confidence": 0,
+        **model,
+    }
+    networks = {key: value for key, value in changes.items() if key.startswith(("network", "stn"))}
+    runner.bundle(f"test_{name}", "evaluate", [f"{CONFIGS}/evaluate.yaml", DATA], **testing | networks)
+    rows = read_metrics(runner.folder / f"{name}_validation" / "metrics.csv")
+    return {result: float(np.mean([line["dice"] for line in rows if line["result"] == result])) for result in RESULTS}
+
+
+def main() -> None:
+    """Parse the arguments, train, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--output_dir", type=Path, default=Path("output/joint_training"))
+    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--coarse", action="store_true", help="voxels of 2 mm: 8 times faster")
+    parser.add_argument("--members", type=int, default=1, help="networks that the ITN is the mean of")
+    options = parser.parse_args()
+    rows, seeds = options.rows.split(","), [int(seed) for seed in options.seeds.split(",")]
+    if unknown := set(rows) - set(ROWS):
+        parser.error(f"rows {', '.join(sorted(unknown))}: expected some of {', '.join(ROWS)}.")
+    runner, data = Runner(options.output_dir.resolve()), options.data.resolve()
+    model = {"itn_members": options.members, **(COARSE if options.coarse else {})}
+    scores = {row: [score(runner, data, row, seed, options.epochs, model) for seed in seeds] for row in rows}
+    header = ["change", *RESULTS, "gain of each seed"]
+    for line in (header, ["---"] * len(header), *(_line(row, scores) for row in rows)):
+        print("|", " | ".join(line), "|")
+
+
+def _line(row: str, scores: Mapping[str, list[Scores]]) -> list[str]:
+    means = [" ".join(f"{found[result]:.4f}" for found in scores[row]) for result in RESULTS]
+    if FIRST not in scores or row == FIRST:
+        return [row, *means, ""]
+    gains = [
+        f"{result} "
+        + " ".join(f"{a[result] - b[result]:+.4f}" for a, b in zip(scores[row], scores[FIRST], strict=True))
+        for result in RESULTS
+    ]
+    return [row, *means, "; ".join(gains)]
+
+
+if __name__ == "__main__":
+    main()
