@@ -22,6 +22,7 @@ from .stages import FUSIONS, NETWORKS, PEERS
 
 __all__ = [
     "MEAN",
+    "RIVAL_RUNS",
     "TITLES",
     "Method",
     "by_target",
@@ -63,7 +64,7 @@ TITLES = {
     "unet_lge_all": "U-Net of the 15 LGE that the registration has learned from",
 }
 """Method → how tables call it, in their order."""
-_RIVALS = {
+RIVAL_RUNS = {
     "unet": ("unet", "itn"),
     "itn": ("atlas_istn", "itn"),
     "refine": ("atlas_istn", "refine"),
@@ -156,7 +157,7 @@ def fused_methods(output_dir: Path, direction: Direction) -> dict[str, Method]:
     sources = {name: (f"fused/{direction.name}_{name}", "fused") for name in (*FUSIONS, "learned_atlas")}
     sources |= {"velocity_vote": (f"fused/{direction.name}_velocity", "fused")}
     sources |= {"similarity_true_crop": (f"fused/{direction.name}_true_crop", "fused")}
-    sources |= {name: (f"fused/{direction.name}_{folder}", result) for name, (folder, result) in _RIVALS.items()}
+    sources |= {name: (f"fused/{direction.name}_{folder}", result) for name, (folder, result) in RIVAL_RUNS.items()}
     methods = _methods(output_dir, direction, sources)
     singles = single_methods(output_dir, direction)
     if "consistent" in singles:

@@ -16,7 +16,18 @@ from atlas_istn.io.outputs import write_csv
 
 from .figures import STRUCTURES, draw_fig_4, draw_fig_5, spearman_by_target
 from .lists import DIRECTIONS, LABELS, Direction
-from .scores import MEAN, TITLES, Method, difference, fused_methods, mean_text, read_rows, single_methods, times
+from .scores import (
+    MEAN,
+    RIVAL_RUNS,
+    TITLES,
+    Method,
+    difference,
+    fused_methods,
+    mean_text,
+    read_rows,
+    single_methods,
+    times,
+)
 from .stages import NETWORKS, PEERS
 
 __all__ = ["write_all"]
@@ -156,10 +167,7 @@ def _cost_table(output_dir: Path) -> list[Line]:
     commands = [
         *NETWORKS,
         *(f"similarity_{d.name}" for d in DIRECTIONS),
-        "unet",
-        "atlas_istn",
-        "unet_lge",
-        "unet_lge_all",
+        *dict.fromkeys(run for run, _ in RIVAL_RUNS.values()),
     ]
     spent = {f"training, {name}": times(output_dir, f"train_{name}") for name in commands}
     costs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(output_dir.glob("rotation_*/cost.json"))]

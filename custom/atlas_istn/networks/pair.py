@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..registration.transformations import Grid, Transformation
 from ..spatial import Transform
-from .unet import EncoderDecoder
+from .unet import CoarseHeads, EncoderDecoder
 
 __all__ = ["NoPrediction", "PairISTN", "PairTransformerNetwork"]
 
@@ -63,10 +63,7 @@ class PairTransformerNetwork(nn.Module):
         )
         if self.has_field:
             self.field_head = Convolution(spatial_dims, channels[0], fields[0], conv_only=True)
-            coarse = channels[:0:-1] if coarse_heads else []
-            self.coarse_heads = nn.ModuleList(
-                Convolution(spatial_dims, count, fields[0], conv_only=True) for count in coarse
-            )
+            self.coarse_heads = CoarseHeads(spatial_dims, channels if coarse_heads else [], fields[0])
             for parameter in (*self.field_head.parameters(), *self.coarse_heads.parameters()):
                 nn.init.normal_(parameter, std=1e-5)
         self.affine_head = None
@@ -92,10 +89,8 @@ class PairTransformerNetwork(nn.Module):
                 head: Any = self.affine_head
                 found = head(_average(coarsest, [self.cells] * (images.ndim - 2)))
             else:
-                nodes = list(start.shape[2:])
-                found = self.field_head(_average(features, nodes))
-                for one, coarse in zip(self.coarse_heads, scales, strict=False):
-                    found = found + F.interpolate(one(coarse), nodes, mode=self.features.mode, align_corners=True)
+                finest = self.field_head(_average(features, list(start.shape[2:])))
+                found = self.coarse_heads(finest, scales)
             state.append(start + found.float())
         return tuple(state)
 

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
 from ..spatial import identity_grid, num_affine_parameters
-from .unet import EncoderDecoder
+from .unet import CoarseHeads, EncoderDecoder
 
 __all__ = ["SpatialTransformerNetwork"]
 
@@ -45,10 +44,7 @@ class SpatialTransformerNetwork(nn.Module):
         super().__init__()
         self.features = EncoderDecoder(spatial_dims, in_channels, channels, first_stride=2, norm=norm)
         self.velocity_head = Convolution(spatial_dims, channels[0], spatial_dims, conv_only=True)
-        self.coarse_heads = nn.ModuleList(
-            Convolution(spatial_dims, count, spatial_dims, conv_only=True)
-            for count in (channels[:0:-1] if coarse_heads else [])
-        )
+        self.coarse_heads = CoarseHeads(spatial_dims, channels if coarse_heads else [], spatial_dims)
         self.affine_head = nn.Sequential(
             nn.Linear(channels[-1] * (1 + spatial_dims), 64),
             nn.ReLU(),
@@ -63,10 +59,7 @@ class SpatialTransformerNetwork(nn.Module):
     def forward(self, labelmaps: Tensor) -> tuple[Tensor, Tensor]:
         """Velocity ``[B, dim, *half]`` in voxels of its grid and raw, unitless affine parameters ``[B, P]``."""
         scales = self.features.scales(labelmaps)
-        velocity = self.velocity_head(scales[-1]).float()
-        for number, head in enumerate(self.coarse_heads):
-            coarse = head(scales[number]).float()
-            velocity = velocity + F.interpolate(coarse, velocity.shape[2:], mode=self.features.mode, align_corners=True)
+        velocity = self.coarse_heads(self.velocity_head(scales[-1]).float(), scales)
         return velocity, self.affine_head(_moments(scales[0])).float()
 
 

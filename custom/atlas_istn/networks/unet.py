@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
-__all__ = ["EncoderDecoder", "UNet"]
+__all__ = ["CoarseHeads", "EncoderDecoder", "UNet"]
 
 
 class EncoderDecoder(nn.Module):
@@ -79,6 +79,36 @@ class EncoderDecoder(nn.Module):
             features = scale(torch.cat([features, skip], dim=1))
             scales.append(features)
         return scales
+
+
+class CoarseHeads(nn.Module):
+    """Adds to a field what a head yields at each coarser scale of an `EncoderDecoder`, on the grid of the field.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: features of each scale, finest first, as of the `EncoderDecoder`; without any nothing is added.
+        components: channels of the field.
+    """
+
+    def __init__(self, spatial_dims: int, channels: Sequence[int], components: int) -> None:
+        super().__init__()
+        self.mode = "bilinear" if spatial_dims == 2 else "trilinear"
+        self.heads = nn.ModuleList(
+            Convolution(spatial_dims, count, components, conv_only=True) for count in channels[:0:-1]
+        )
+
+    def forward(self, field: Tensor, scales: list[Tensor]) -> Tensor:
+        """Sum ``[B, components, *grid]``, in the precision of the field.
+
+        Args:
+            field: ``[B, components, *grid]``.
+            scales: features, the coarsest first, as of `EncoderDecoder.scales`.
+        """
+        size = field.shape[2:]
+        for number, head in enumerate(self.heads):
+            coarse = head(scales[number]).to(field.dtype)
+            field = field + F.interpolate(coarse, size, mode=self.mode, align_corners=True)
+        return field
 
 
 class UNet(nn.Module):

@@ -8,7 +8,8 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import ignite.distributed as idist
 import torch
@@ -137,7 +138,8 @@ class AtlasBuilder:
         """
         parts = min(self.parts, len(self.data_loader))
         batches = itertools.islice(self.data_loader, (epoch - 1) % parts, None, parts)
-        image, labels = self._mean(self._one_pass if self.inferer is None else self._refined, batches)
+        align = self._one_pass if self.inferer is None else partial(self._refined, self.inferer)
+        image, labels = self._mean(align, batches)
         self.network.atlas_image.lerp_(image, self.rate)
         self.network.atlas_labels.lerp_(labels, self.rate)
 
@@ -151,7 +153,7 @@ class AtlasBuilder:
 
             def align(image: Tensor, labels: Tensor) -> Transform:
                 progress.update()
-                return inferer.fit(self.network, inferer.start(image, self.network), labels).transform
+                return self._refined(inferer, image, labels)
 
             self._set(self._mean(align))
 
@@ -163,8 +165,7 @@ class AtlasBuilder:
         parts = JointForward(self.network, self.amp)(image)
         return self.network.transform(parts["velocity"], parts["parameters"])
 
-    def _refined(self, image: Tensor, labels: Tensor) -> Transform:
-        inferer = cast(RefinementInferer, self.inferer)
+    def _refined(self, inferer: RefinementInferer, image: Tensor, labels: Tensor) -> Transform:
         return inferer.fit(self.network, inferer.start(image, self.network), labels).transform
 
     @torch.no_grad()
