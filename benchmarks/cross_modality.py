@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--rotations", default=",".join(map(str, range(ROTATIONS))))
     parser.add_argument("--steps", type=int, default=FULL_STEPS, help="of a registration network; others in proportion")
     parser.add_argument("--peers", default="peers/bin/python", help="Python of the environment of the peers")
-    parser.add_argument("--peer_pairs", type=int, default=25, help="of each direction and rotation; 0: all")
+    parser.add_argument("--peer_pairs", type=int, default=15, help="of each direction and rotation; 0: all")
     parser.add_argument("--seed", type=int, default=0, help="of the split, the draws and the trainings")
     parser.add_argument("--quick", action="store_true", help="few patients: a smoke test, with --steps 4")
     options = parser.parse_args()

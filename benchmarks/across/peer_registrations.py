@@ -7,8 +7,9 @@
 
 PAIRS.json has ``{"pairs": [{"case", "fixed", "moving", "moving_label"}, …]}``. Writes the moved labels on the grid of
 the fixed image to ``OUT/METHOD/CASE.nii.gz``, and what each took to ``OUT/METHOD/CASE.json``; what is there is not done
-again. All begin with the centres of both images on each other. ``greedy_affine``: NCC of windows
-of 9 × 9 × 3 voxels unless ``--radius`` says otherwise; ``greedy``: then deformable.
+again. All begin with the centres of both images on each other, and look at images with twice as many slices, so that
+eight slices outlast three levels of a pyramid. ``greedy_affine``: NCC of windows of 9 × 9 × 5 voxels unless
+``--radius`` says otherwise; ``greedy``: then deformable.
 ``syn``: by mutual information, affine, then SyN. ``demons``: affine by mutual information, then Demons on images of
 matched histograms.
 """
@@ -36,11 +37,11 @@ __all__ = ["main"]
 
 _AFFINE = "-d 3 -threads 1 -a -m NCC {radius} -i {fixed} {moving} -o {affine} -ia-image-centers -n 100x50x0"
 _DEFORM = "-d 3 -threads 1 -m NCC {radius} -i {fixed} {moving} -it {affine} -o {field} -n 100x50x20"
-_RESLICE = "-d 3 -threads 1 -rf {fixed} -ri LABEL 0.2vox -rm {label} {warped} -r {field} {affine}"  # last moves first
+_RESLICE = "-d 3 -threads 1 -rf {grid} -ri LABEL 0.2vox -rm {label} {warped} -r {field} {affine}"  # last moves first
 
 Files = dict[str, Any]
-"""``fixed``, ``moving``, ``label`` (of the moving image), ``warped`` (to be written), ``folder`` (for the rest);
-``radius`` of greedy's windows in voxels."""
+"""``fixed``, ``moving``, ``label`` (of the moving image), ``grid`` (the fixed image as it is), ``warped`` (to be
+written), ``folder`` (for the rest); ``radius`` of greedy's windows in voxels."""
 
 
 def _greedy(files: Files, deform: bool = True) -> None:
@@ -55,11 +56,11 @@ def _greedy_affine(files: Files) -> None:
 
 
 def _syn(files: Files) -> None:
-    fixed, moving, label = (ants.image_read(str(files[name])) for name in ("fixed", "moving", "label"))
+    fixed, moving, label, grid = (ants.image_read(str(files[name])) for name in ("fixed", "moving", "label", "grid"))
     start = files["folder"] / "start.mat"
     ants.write_transform(ants.create_ants_transform(transform_type="AffineTransform", dimension=3), str(start))
     found = ants.registration(fixed, moving, "SyN", initial_transform=str(start), random_seed=1)
-    warped = ants.apply_transforms(fixed, label, found["fwdtransforms"], interpolator="genericLabel")
+    warped = ants.apply_transforms(grid, label, found["fwdtransforms"], interpolator="genericLabel")
     ants.image_write(warped, str(files["warped"]))
 
 
@@ -82,8 +83,8 @@ def _demons(files: Files) -> None:
     demons.SetStandardDeviations(2.0)
     field = sitk.DisplacementFieldTransform(sitk.Cast(demons.Execute(fixed, matched), sitk.sitkVectorFloat64))
     whole = sitk.CompositeTransform([affine, field])
-    label = sitk.ReadImage(str(files["label"]))
-    sitk.WriteImage(sitk.Resample(label, fixed, whole, sitk.sitkLabelGaussian), str(files["warped"]))
+    label, grid = (sitk.ReadImage(str(files[name])) for name in ("label", "grid"))
+    sitk.WriteImage(sitk.Resample(label, grid, whole, sitk.sitkLabelGaussian), str(files["warped"]))
 
 
 METHODS: dict[str, Callable[[Files], None]] = {
@@ -94,15 +95,29 @@ METHODS: dict[str, Callable[[Files], None]] = {
 }
 
 
-def _centred(path: str, folder: Path, name: str, scale: bool) -> Path:
-    """Write an image with the centre of its grid at the origin; an image with percentiles 1 and 99 at 0 and 1000."""
+def _prepared(image: sitk.Image) -> sitk.Image:
+    """Percentiles 1 and 99 at 0 and 1000; between each two slices a further one."""
+    voxels = sitk.GetArrayFromImage(image).astype(np.float32)
+    low, high = np.percentile(voxels, (1, 99))
+    scaled = sitk.GetImageFromArray(1000 * (np.clip(voxels, low, high) - low) / (high - low))
+    scaled.CopyInformation(image)
+    size, spacing = list(image.GetSize()), list(image.GetSpacing())
+    size[2], spacing[2] = 2 * size[2], spacing[2] / 2
+    first = scaled.TransformContinuousIndexToPhysicalPoint((0, 0, -0.25))  # as far out as the old slice reaches
+    finer = sitk.ResampleImageFilter()
+    finer.SetSize(size)
+    finer.SetOutputSpacing(spacing)
+    finer.SetOutputOrigin(first)
+    finer.SetOutputDirection(image.GetDirection())
+    finer.SetInterpolator(sitk.sitkLinear)
+    return finer.Execute(scaled)
+
+
+def _centred(path: str, folder: Path, name: str, prepare: bool) -> Path:
+    """Write an image with the centre of its grid at the origin."""
     image = sitk.ReadImage(path)
-    if scale:
-        voxels = sitk.GetArrayFromImage(image).astype(np.float32)
-        low, high = np.percentile(voxels, (1, 99))
-        scaled = sitk.GetImageFromArray(1000 * (np.clip(voxels, low, high) - low) / (high - low))
-        scaled.CopyInformation(image)
-        image = scaled
+    if prepare:
+        image = _prepared(image)
     image.SetDirection(np.eye(3).ravel().tolist())
     image.SetOrigin([-(n - 1) * s / 2 for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)])
     target = folder / f"{name}.nii.gz"
@@ -115,9 +130,10 @@ def _register(pair: dict[str, str], method: str, radius: str, output: Path) -> N
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = {
-            "fixed": _centred(pair["fixed"], folder, "fixed", scale=True),
-            "moving": _centred(pair["moving"], folder, "moving", scale=True),
-            "label": _centred(pair["moving_label"], folder, "label", scale=False),
+            "fixed": _centred(pair["fixed"], folder, "fixed", prepare=True),
+            "moving": _centred(pair["moving"], folder, "moving", prepare=True),
+            "label": _centred(pair["moving_label"], folder, "label", prepare=False),
+            "grid": _centred(pair["fixed"], folder, "grid", prepare=False),
             "warped": folder / "warped.nii.gz",
             "folder": folder,
             "radius": radius,
@@ -139,7 +155,7 @@ def main() -> None:
     parser.add_argument("pairs", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--radius", default="4x4x1", help="of greedy's windows, voxels")
+    parser.add_argument("--radius", default="4x4x2", help="of greedy's windows, voxels")
     arguments = parser.parse_args()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     for pair in json.loads(arguments.pairs.read_text(encoding="utf-8"))["pairs"]:

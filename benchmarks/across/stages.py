@@ -51,7 +51,7 @@ NETWORKS = {
     "consistent": Network(),
     "velocity": Network((TWO_WAY,), (("transformation#kind", "velocity"),)),
     "one_way": Network((ONE_WAY,), direction=DIRECTIONS[0]),
-    "one_way_back": Network((ONE_WAY,), direction=DIRECTIONS[1]),
+    "one_way_back": Network((ONE_WAY,), direction=DIRECTIONS[1], first_only=True),
     "two_way": Network((TWO_WAY,), first_only=True),
     "no_itn": Network(settings=(("itn", "null"), ("pair_loss_weights#explicit", 0.0)), first_only=True),
 }
@@ -95,7 +95,7 @@ class Rotation:
     output_dir: Path
     steps: int = FULL_STEPS
     peers: str = "peers/bin/python"
-    peer_pairs: int = 25
+    peer_pairs: int = 15
     seed: int = 0
     quick: bool = False
 

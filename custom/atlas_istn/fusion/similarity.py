@@ -14,11 +14,11 @@ from ..networks.similarity import SimilarityNetwork
 from .atlases import WarpedAtlases
 from .base import LabelFusion, Votes, tally
 from .joint import patch_places
-from .patches import Block, take_box
+from .patches import BLOCK, Block, blocks, take_box
 
 __all__ = ["LearnedVote", "take_patches"]
 
-_VOXELS = 256  # whose patches are compared at a time
+_TOGETHER = 256  # patches in a batch of the network; of many more each takes twice as long, beyond a processor's cache
 
 
 class LearnedVote(LabelFusion):
@@ -28,10 +28,10 @@ class LearnedVote(LabelFusion):
         network: stays as it is; its device is that of the atlases.
         most: so many most similar atlases vote, all alike, and no others, as the authors' code has it; 0 for all
             atlases by their weights, as the paper has it.
-        block: voxels whose patches are compared at a time; the working memory grows with it.
+        block: voxels of a tile whose patches are cut out at a time; the working memory grows with it.
     """
 
-    def __init__(self, network: SimilarityNetwork, most: int = 0, block: int = _VOXELS) -> None:
+    def __init__(self, network: SimilarityNetwork, most: int = 0, block: int = BLOCK) -> None:
         self.network = network
         self.most = most
         self.block = block
@@ -40,15 +40,18 @@ class LearnedVote(LabelFusion):
         """Return the weighted share of each label."""
         if atlases.images is None or atlases.target is None:
             raise InputError("a fusion by patches needs the images of atlases and target; give them, or choose a vote.")
-        target, images = (self.network.standardise(image) for image in (atlases.target[None], atlases.images))
+        images = self.network.standardise(torch.cat([atlases.target[None], atlases.images]))
+        radius, portion = self.network.radius, max(1, _TOGETHER // len(images))
         weights = torch.empty(len(voxels), len(atlases), device=images.device)
         training = self.network.training
         self.network.eval()
         with torch.no_grad():
-            for rows in torch.arange(len(voxels), device=voxels.device).split(self.block):
-                queries = take_patches(target[0], voxels[rows], self.network.radius)
-                supports = [take_patches(image, voxels[rows], self.network.radius) for image in images]
-                weights[rows] = self._weights(self.network(queries, torch.stack(supports, dim=1)))
+            for block in blocks(voxels, atlases.shape, self.block):
+                box = take_box(images, block.low, block.high, radius).flatten(2)
+                places = patch_places(block, radius, radius)
+                for rows, inside in zip(block.rows.split(portion), places.split(portion), strict=True):
+                    patches = box[:, :, inside].movedim(2, 0).unflatten(-1, self.network.patch)
+                    weights[rows] = self._weights(self.network(patches[:, 0], patches[:, 1:]))
         self.network.train(training)
         return Votes(tally(atlases.labels.flatten(1)[:, voxels], values, weights), weights)
 
