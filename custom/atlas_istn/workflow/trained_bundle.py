@@ -79,18 +79,14 @@ class TrainedBundle:
             self._write_configs(chosen or {})
 
     def complete(self) -> None:
-        """Calibrate, evaluate and describe the model.
+        """Calibrate, evaluate and describe the model; one that cannot be calibrated remains without that.
 
         Raises:
-            InputError: no validation case can be used, or a file cannot be written.
+            InputError: a file cannot be written.
         """
         if idist.get_rank() > 0:
             return
-        chosen = {}
-        if self._refines():
-            chosen = self._parser("calibrate").get_parsed_content("calibration").choose()
-            logger.info("calibrated: %s", ", ".join(f"{k} {v}" for k, v in chosen.items()) or "ITN as it is, trusted")
-        self._write_configs(chosen)
+        self._write_configs(self._calibrate() if self._refines() else {})
         scores = {space: self._evaluate(space) for space in SPACES}
         self._compare(scores)
         self.describe(scores)
@@ -106,6 +102,16 @@ class TrainedBundle:
         write_json(metadata, self.root / "configs" / "metadata.json")
         self._write_readme(describe(metadata))
         logger.info("%s is a bundle: --config_file %s", self.root, self.root / "configs" / "inference.yaml")
+
+    def _calibrate(self) -> dict[str, Any]:
+        """Settings that calibration chooses; none where no validation case can be used, since the model is there."""
+        try:
+            chosen: dict[str, Any] = self._parser("calibrate").get_parsed_content("calibration").choose()
+        except InputError as error:
+            logger.warning("the model is not calibrated. %s", error)
+            return {}
+        logger.info("calibrated: %s", ", ".join(f"{k} {v}" for k, v in chosen.items()) or "ITN as it is, trusted")
+        return chosen
 
     def _write_readme(self, text: str) -> None:
         write_whole(self.root / "docs" / "README.md", lambda part: part.write_text(text, encoding="utf-8"))
