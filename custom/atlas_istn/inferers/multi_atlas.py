@@ -20,7 +20,7 @@ from ..registration.objective import Pair, Similarity
 from ..registration.register import Registration
 from ..registration.similarity import SoftDice, correlation
 from ..registration.transformations import Grid
-from ..spatial import compose_displacements, jacobian_determinant, warp
+from ..spatial import compose_displacements, jacobian_determinant, label_indices, warp
 from .base import SegmentationInferer, plain
 from .fused_target import LearnedAtlas
 from .model_registration import ModelRegistration
@@ -303,7 +303,7 @@ def _part(warped: _Warped, place: Tensor) -> _Warped:
 def _warp_labels(labels: Tensor, displacement: Tensor, num_classes: int) -> Tensor:
     """Class indices ``[*shape]`` of one atlas, moved by the most of a linear interpolation."""
     channels = one_hot(labels.long(), num_classes).movedim(-1, 0)[None].float()
-    return warp(channels, displacement)[0].argmax(dim=0)
+    return label_indices(warp(channels, displacement))[0]
 
 
 def _dice(first: Tensor, second: Tensor) -> float:

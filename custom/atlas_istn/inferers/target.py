@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from monai.metrics import DiceMetric
-from monai.networks import one_hot
 from torch import Tensor
 
 from ..errors import InputError
+from ..spatial import one_hot_labels
 
 __all__ = ["TargetPolicy", "confidence", "disagreement"]
 
@@ -45,7 +45,7 @@ class TargetPolicy:
 
     def sharpened(self, prediction: Tensor) -> Tensor:
         """Mix as much of its labels into a prediction ``[B, Nc, *shape]`` as gives these the confidence wanted."""
-        labels = _labels(prediction)
+        labels = one_hot_labels(prediction)
         found = confidence(prediction)
         share = ((self.confidence - found) / (1.0 - found).clamp_min(1e-6)).clamp(0.0, 1.0)
         return torch.lerp(prediction, labels, _per_voxel(share, prediction))
@@ -66,20 +66,15 @@ class TargetPolicy:
 
 def confidence(prediction: Tensor) -> Tensor:
     """Return the mean probability of the labels in the foreground of a prediction ``[B, Nc, *shape]``, ``[B]``."""
-    foreground = _labels(prediction)[:, 1:].flatten(1)
+    foreground = one_hot_labels(prediction)[:, 1:].flatten(1)
     probabilities = prediction[:, 1:].clamp(0.0, 1.0).flatten(1)
     return (foreground * probabilities).sum(dim=1) / foreground.sum(dim=1).clamp_min(1.0)
 
 
 def disagreement(first: Tensor, second: Tensor) -> Tensor:
     """1 − Dice of the labels of two soft labelmaps ``[B, Nc, *shape]``, mean over the foreground labels, ``[B]``."""
-    dice = DiceMetric(include_background=False, ignore_empty=False)(_labels(first), _labels(second))
+    dice = DiceMetric(include_background=False, ignore_empty=False)(one_hot_labels(first), one_hot_labels(second))
     return 1.0 - torch.as_tensor(dice).mean(dim=1)
-
-
-def _labels(soft: Tensor) -> Tensor:
-    """The labels of a soft labelmap ``[B, Nc, *shape]``, one-hot and of its type."""
-    return one_hot(soft.argmax(dim=1, keepdim=True), soft.shape[1], dtype=soft.dtype)
 
 
 def _per_voxel(values: Tensor, like: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..networks import AtlasISTN
-from ..spatial import Transform
+from ..spatial import Transform, label_indices
 from ..topology import Signature, TopologyNote, pull_argmax, restore_labelmap
 from .base import Refined, Refiner, SegmentationInferer, Start
 from .result import Result
@@ -140,7 +140,7 @@ def _measure(labelmap: bytes, shape: tuple[int, ...], num_classes: int) -> Signa
 
 
 def _argmax(channels: Tensor) -> np.ndarray:
-    return channels.argmax(dim=1).to(torch.int16).cpu().numpy()
+    return label_indices(channels).to(torch.int16).cpu().numpy()
 
 
 def _folds(transform: Transform) -> list[bool]:

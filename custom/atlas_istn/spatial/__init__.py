@@ -27,6 +27,7 @@ from .deformation import (
     invert_displacement,
 )
 from .jacobian import displacement_gradient, jacobian_determinant
+from .labels import label_indices, one_hot_labels
 from .sampling import identity_grid, multiply_axis, per_axis, resample, resize_displacement, sample_displacement, warp
 from .transform import Transform, fixed_to_moving_displacement, moving_to_fixed_displacement
 from .velocity import exponential
@@ -51,9 +52,11 @@ __all__ = [
     "invert_affine",
     "invert_displacement",
     "jacobian_determinant",
+    "label_indices",
     "moving_to_fixed_displacement",
     "multiply_axis",
     "num_affine_parameters",
+    "one_hot_labels",
     "per_axis",
     "resample",
     "resize_displacement",

@@ -10,7 +10,7 @@ from monai.metrics import compute_dice
 from monai.networks import one_hot
 from torch import Tensor
 
-from . import Transform, compose_displacements, warp
+from . import Transform, compose_displacements, label_indices, warp
 
 __all__ = ["Consistency", "inverse_consistency"]
 
@@ -42,8 +42,8 @@ def inverse_consistency(transform: Transform, atlas_labels: Tensor) -> Consisten
     """
     forward, inverse = transform.fixed_to_moving(), transform.moving_to_fixed()
     classes = atlas_labels.shape[1]
-    labels = atlas_labels.argmax(dim=1, keepdim=True)
-    returned = warp(warp(atlas_labels, inverse), forward).argmax(dim=1, keepdim=True)
+    labels = label_indices(atlas_labels, keepdim=True)
+    returned = label_indices(warp(warp(atlas_labels, inverse), forward), keepdim=True)
     dice = compute_dice(
         one_hot(returned, classes), one_hot(labels, classes).expand(len(transform), *atlas_labels.shape[1:]), False
     )

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import torch
 from monai.metrics import DiceMetric
-from monai.networks import one_hot
 from torch import Tensor
 from torch.nn import functional
 
 from ..inferers.result import Result
+from ..spatial import one_hot_labels
 from .measures import label_entropy
 
 __all__ = ["LABEL_MEASURES", "dice_of_labels", "measure_labels"]
@@ -41,7 +41,7 @@ def measure_labels(result: Result, image: Tensor, atlas_image: Tensor) -> Tensor
     """
     if result.prediction is None or result.one_pass is None or result.transform is None:
         return image.new_zeros(len(result), 0, len(LABEL_MEASURES))
-    predicted, refined = result.prediction.float().clamp(0.0, 1.0), _labels(result.segmentation)
+    predicted, refined = result.prediction.float().clamp(0.0, 1.0), one_hot_labels(result.segmentation)
     band = _band(refined)
     likeness = _local_correlation(image, result.transform.to_fixed(atlas_image)).mean(dim=1, keepdim=True)
     columns = (
@@ -59,13 +59,8 @@ def dice_of_labels(first: Tensor, second: Tensor) -> Tensor:
 
     NaN of a label that the second has not.
     """
-    dice = DiceMetric(include_background=False, reduction="none")(_labels(first), _labels(second))
+    dice = DiceMetric(include_background=False, reduction="none")(one_hot_labels(first), one_hot_labels(second))
     return torch.as_tensor(dice)
-
-
-def _labels(soft: Tensor) -> Tensor:
-    """The labels of a soft labelmap ``[B, Nc, *shape]``, one-hot."""
-    return one_hot(soft.argmax(dim=1, keepdim=True), soft.shape[1])
 
 
 def _overlap(soft: Tensor, labels: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch import Tensor
 
+from ..spatial import label_indices
 from ..topology.repair import restore_labelmap
 from ..topology.signature import Signature
 
@@ -47,7 +48,7 @@ class RecordTopologyd(_WithMetadata):
         result = dict(data)
         for key in self.key_iterator(result):
             if isinstance(result.get(self.orig_key), MetaTensor):
-                labelmap = result[key].argmax(dim=0).to(torch.int16).cpu().numpy()
+                labelmap = label_indices(result[key], dim=0).to(torch.int16).cpu().numpy()
                 result[self.orig_key].meta[_SIGNATURE] = Signature.of(labelmap, len(result[key]))
         return result
 
@@ -75,10 +76,10 @@ class PreserveTopologyd(_WithMetadata):
 
 def _discretise(soft: Tensor, noted: Mapping[str, Any]) -> Tensor:
     if not isinstance(noted.get(_SIGNATURE), Signature):
-        return soft.argmax(dim=0, keepdim=True)
+        return label_indices(soft, dim=0, keepdim=True)
     restored = restore_labelmap(torch.as_tensor(soft).float().cpu().numpy(), noted[_SIGNATURE])
     # As a plain argmax would: same device, same metadata.
-    labelmap = soft.argmax(dim=0, keepdim=True)
+    labelmap = label_indices(soft, dim=0, keepdim=True)
     labelmap[0] = torch.from_numpy(restored.labelmap).to(labelmap)
     if isinstance(labelmap, MetaTensor):
         labelmap.meta[NOTE] = restored.note

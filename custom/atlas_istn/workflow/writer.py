@@ -31,6 +31,7 @@ from ..io.outputs import (
 from ..io.registration import write_registration
 from ..networks import AtlasISTN
 from ..pictures.palette import label_colour
+from ..spatial import label_indices
 from ..topology import labelmap_topology
 from .atlas_maps import write_atlas_maps
 from .cases import failing_alone
@@ -269,7 +270,7 @@ def _course(case: CaseResult) -> dict[str, float]:
 
 def _faces(case: CaseResult, network: AtlasISTN) -> list[CutFace]:
     predicted = case.result.segmentation if case.result.prediction is None else case.result.prediction
-    labels = np.asarray(predicted[0].argmax(dim=0).cpu())
+    labels = label_indices(predicted[:1])[0].cpu().numpy()
     native = case.segmentation
     return cut_faces(labels, case.grid_affine, native.shape[1:], native_affine(native), network.spacing)
 
