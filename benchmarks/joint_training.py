@@ -11,12 +11,13 @@ goes on. Prints the mean Dice over labels and cases, each seed by itself, and th
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from joint.rows import ROWS
+from joint.rows import ROWS, Row
 from runs import CONFIGS, Runner
 
 from atlas_istn.evaluation.scores import read_metrics
@@ -25,49 +26,72 @@ RESULTS = ("itn", "one_pass", "refine")
 DATA = f"{CONFIGS}/data/hippocampus.yaml"
 ALONE = "benchmarks/joint/training_alone.yaml"
 FIRST = next(iter(ROWS))
+SECONDS = "seconds"
+OF_MODEL = ("itn", "network", "stn", "spatial_size", "spacing")  # settings that inference needs, too
 COARSE = {"spatial_size": "[24,32,24]", "spacing": "[2.0,2.0,2.0]"}
 
 Scores = Mapping[str, float]
 
 
-def score(runner: Runner, data: Path, row: str, seed: int, epochs: int, model: Mapping[str, Any]) -> Scores:
-    """Train and evaluate a row with a seed; return the mean Dice of each result.
+def train(runner: Runner, data: Path, name: str, row: Row, epochs: int, settings: Mapping[str, Any]) -> Path:
+    """Train a row, and before it what it begins with; return its model.
+
+    Args:
+        runner: runs it.
+        data: data set.
+        name: of the run.
+        row: what is trained.
+        epochs: of a whole training.
+        settings: what all rows have in common.
+    """
+    given: dict[str, Any] = {}
+    if row.before:
+        given["itn_path"] = train(runner, data, f"{name}_before", row.before, epochs, settings)
+    length = max(1, round(row.epochs * epochs))
+    folder = runner.folder / name
+    training: dict[str, Any] = {
+        "dataset_dir": data,
+        "output_dir": folder,
+        "bundle_root": folder,
+        "max_epochs": length,
+        "val_interval": max(1, length // 3),
+        "learning_rate_half_life": length / 6,
+        "resume": "true",
+        **settings,
+        **given,
+    }
+    runner.bundle(f"train_{name}", "training", [f"{CONFIGS}/train.yaml", DATA, ALONE, *row.configs], **training)
+    return folder / "models" / "model.pt"
+
+
+def score(runner: Runner, data: Path, title: str, seed: int, epochs: int, model: Mapping[str, Any]) -> Scores:
+    """Train and evaluate a row with a seed; return the mean Dice of each result, and the seconds of the training.
 
     Args:
         runner: runs both.
         data: data set.
-        row: of `ROWS`.
+        title: of the row in `ROWS`.
         seed: of the training.
         epochs: of the training.
         model: what the networks of all rows have in common.
     """
-    name = f"{row.replace(' ', '_')}_{seed}"
-    changes = dict(ROWS[row])
-    training: dict[str, Any] = {
-        "dataset_dir": data,
-        "output_dir": runner.folder / name,
-        "bundle_root": runner.folder / name,
-        "max_epochs": epochs,
-        "val_interval": max(1, epochs // 3),
-        "learning_rate_half_life": epochs / 6,
-        "seed": seed,
-        "resume": "true",
-        **model,
-    }
-    runner.bundle(f"train_{name}", "training", [f"{CONFIGS}/train.yaml", DATA, ALONE], **training | changes)
+    name, row = f"{title.replace(' ', '_')}_{seed}", ROWS[title]
+    changed = {**model, **row.settings}
+    trained = train(runner, data, name, row, epochs, {"seed": seed, **changed})
     testing: dict[str, Any] = {
         "dataset_dir": data,
         "test_list": "validation",
-        "ckpt_path": runner.folder / name / "models" / "model.pt",
+        "ckpt_path": trained,
         "output_dir": runner.folder / f"{name}_validation",
         "refine_trust": "null",  # its limits are those of another ITN
         "refine_confidence": 0,
-        **model,
     }
-    networks = {key: value for key, value in changes.items() if key.startswith(("network", "stn"))}
-    runner.bundle(f"test_{name}", "evaluate", [f"{CONFIGS}/evaluate.yaml", DATA], **testing | networks)
+    testing |= {key: value for key, value in changed.items() if key.startswith(OF_MODEL)}
+    runner.bundle(f"test_{name}", "evaluate", [f"{CONFIGS}/evaluate.yaml", DATA], **testing)
     rows = read_metrics(runner.folder / f"{name}_validation" / "metrics.csv")
-    return {result: float(np.mean([line["dice"] for line in rows if line["result"] == result])) for result in RESULTS}
+    scores = {result: float(np.mean([line["dice"] for line in rows if line["result"] == result])) for result in RESULTS}
+    stages = sorted(runner.folder.glob(f"train_{name}*.json"))
+    return {**scores, SECONDS: sum(json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in stages)}
 
 
 def main() -> None:
@@ -87,21 +111,22 @@ def main() -> None:
     runner, data = Runner(options.output_dir.resolve()), options.data.resolve()
     model = {"itn_members": options.members, **(COARSE if options.coarse else {})}
     scores = {row: [score(runner, data, row, seed, options.epochs, model) for seed in seeds] for row in rows}
-    header = ["change", *RESULTS, "gain of each seed"]
+    header = ["change", *RESULTS, "gain of each seed", "processor seconds"]
     for line in (header, ["---"] * len(header), *(_line(row, scores) for row in rows)):
         print("|", " | ".join(line), "|")
 
 
 def _line(row: str, scores: Mapping[str, list[Scores]]) -> list[str]:
     means = [" ".join(f"{found[result]:.4f}" for found in scores[row]) for result in RESULTS]
+    seconds = " ".join(f"{found[SECONDS]:.0f}" for found in scores[row])
     if FIRST not in scores or row == FIRST:
-        return [row, *means, ""]
+        return [row, *means, "", seconds]
     gains = [
         f"{result} "
         + " ".join(f"{a[result] - b[result]:+.4f}" for a, b in zip(scores[row], scores[FIRST], strict=True))
         for result in RESULTS
     ]
-    return [row, *means, "; ".join(gains)]
+    return [row, *means, "; ".join(gains), seconds]
 
 
 if __name__ == "__main__":

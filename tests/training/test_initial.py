@@ -59,6 +59,18 @@ def test_what_does_not_fit_begins_anew_and_is_named(
     assert "the atlas is built anew" in caplog.text
 
 
+def test_a_model_without_an_atlas_gives_none(tiny_network: Build, tmp_path: Path) -> None:
+    first, second = network(tiny_network, 0), network(tiny_network, 1)
+    before = second.atlas_labels.clone()
+    state = {**first.state_dict(), "atlas_labels": torch.zeros_like(before)}  # as of a U-Net
+    save_model(state, tmp_path / "model.pt", {SETTINGS: HERE})
+    initial = InitialWeights(second, str(tmp_path / "model.pt"), HERE)
+    initial()
+    assert not initial.atlas
+    assert torch.equal(second.atlas_labels, before)
+    assert torch.equal(second.itn.weight, first.itn.weight)
+
+
 def test_without_a_model_nothing_happens(tiny_network: Build) -> None:
     made = network(tiny_network, 0)
     before = {name: value.clone() for name, value in made.state_dict().items()}

@@ -8,9 +8,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from monai.networks.nets import DynUNet
 
-from atlas_istn.networks import AtlasISTN, JointForward
-from atlas_istn.training.losses import AtlasISTNLoss
+from atlas_istn.errors import InputError
+from atlas_istn.networks import AtlasISTN, JointForward, MeanOfNetworks
+from atlas_istn.registration.similarity import squared_error
+from atlas_istn.training.losses import AtlasISTNLoss, dice_cross_entropy
 
 Build = Callable[..., AtlasISTN]
 Field = Callable[..., torch.Tensor]
@@ -56,3 +59,51 @@ def test_gradients_reach_every_weight_and_leave_the_atlas(tiny_network: Build, r
         assert parameter.grad.isfinite().all(), name
     assert not network.atlas_labels.requires_grad
     assert not any(term.requires_grad for term in loss.terms.values())
+
+
+def deep(dim: int) -> DynUNet:
+    return DynUNet(dim, 1, 2, (3, 3, 3), (1, 2, 2), (2, 2), filters=(4, 4, 4), deep_supervision=True, deep_supr_num=1)
+
+
+def test_a_network_with_deep_supervision_learns_from_all_its_heads(tiny_network: Build, ring: Field, dim: int) -> None:
+    shape = (16,) * dim
+    network = tiny_network(shape, itn=deep(dim), activation=torch.nn.Softmax(dim=1))
+    image, labels = torch.rand(2, 1, *shape), ring(shape).expand(2, -1, *[-1] * dim)
+    output = JointForward(network)(image)
+    assert output["predictions"].shape == (2, 2, 2, *shape)
+    torch.testing.assert_close(output["predictions"].sum(dim=2), torch.ones(2, 2, *shape))
+    assert torch.equal(output["predictions"][:, 0], output["prediction"])
+    loss = AtlasISTNLoss(network, dice_cross_entropy, supervision=(2.0, 1.0))
+    loss(output, labels).backward()
+    errors = [dice_cross_entropy(found, labels).mean() for found in output["predictions"].unbind(1)]
+    torch.testing.assert_close(loss.terms["segmentation"], ((2 * errors[0] + errors[1]) / 3).detach())
+    assert all(p.grad is not None for name, p in network.named_parameters() if "deep_supervision_heads" in name)
+    network.eval()
+    assert set(JointForward(network)(image)) == {"prediction", "velocity", "parameters"}
+    with pytest.raises(InputError, match="2 predictions in training"):
+        AtlasISTNLoss(network)(output, labels)
+
+
+def test_networks_of_a_mean_learn_each_by_itself(tiny_network: Build, ring: Field) -> None:
+    members = [torch.nn.Conv2d(1, 2, 3, padding=1) for _ in range(2)]
+    network = tiny_network((16, 16), itn=MeanOfNetworks(members, each=True))
+    image, labels = torch.rand(2, 1, 16, 16), ring((16, 16)).expand(2, -1, -1, -1)
+    output = JointForward(network)(image)
+    found = torch.stack([member(image).softmax(dim=1) for member in members], dim=1)
+    torch.testing.assert_close(output["predictions"], torch.cat([found.mean(dim=1, keepdim=True), found], dim=1))
+    alone = AtlasISTNLoss(network, deformation_weight=0.0, supervision=(0.0, 1.0, 1.0))
+    alone(output, labels).backward()
+    expected = torch.autograd.grad(
+        squared_error(members[0](image).softmax(dim=1), labels).mean() / 2, members[0].weight
+    )
+    torch.testing.assert_close(members[0].weight.grad, expected[0])  # knows nothing of the other one
+    network.eval()
+    torch.testing.assert_close(network.segment(image), found.mean(dim=1))
+
+
+def test_a_mean_of_networks_with_deep_supervision_yields_the_heads_of_each() -> None:
+    network, image = MeanOfNetworks([deep(2), deep(2)]), torch.rand(3, 1, 16, 16)
+    found = network(image)
+    heads = torch.cat([member(image).softmax(dim=2) for member in network.networks], dim=1)
+    torch.testing.assert_close(found, torch.cat([heads[:, [0, 2]].mean(dim=1, keepdim=True), heads], dim=1))
+    torch.testing.assert_close(network.eval()(image), found[:, 0])

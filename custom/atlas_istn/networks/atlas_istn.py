@@ -36,7 +36,8 @@ class AtlasISTN(nn.Module):
     (U-net); without ITN the STN registers the atlas image to the image itself (VML).
 
     Args:
-        itn: any network from ``[B, in_channels, *shape]`` to ``[B, num_classes, *shape]``, or None.
+        itn: any network from ``[B, in_channels, *shape]`` to ``[B, num_classes, *shape]``, or None. In training it may
+            yield ``[B, n, num_classes, *shape]``, the prediction first, as MONAI's networks with deep supervision do.
         stn: network from ``[B, 2 (num_classes − 1), *shape]``, without ITN ``[B, 2 in_channels, *shape]``, to velocity
             and affine parameters; or None.
         spatial_size: shape of the image and of the atlas.
@@ -113,7 +114,18 @@ class AtlasISTN(nn.Module):
 
     def segment(self, image: Tensor) -> Tensor:
         """Prediction ŷ ``[B, Nc, *shape]`` of the ITN, float32."""
-        return self.activation(self.itn(image).float())
+        return self.predictions(image)[:, 0]
+
+    def predictions(self, image: Tensor) -> Tensor:
+        """What the ITN yields, ``[B, n, Nc, *shape]``, float32: the prediction and, in training, others to learn from.
+
+        Those are the heads at coarser scales of a network with deep supervision, or the networks of a mean.
+        """
+        found = self.itn(image).float()
+        if found.dim() == image.dim():
+            found = found.unsqueeze(1)
+        batch, number = found.shape[:2]
+        return self.activation(found.flatten(0, 1)).unflatten(0, [batch, number])
 
     def register(self, subject: Tensor) -> tuple[Tensor, Tensor]:
         """Velocity ``[B, dim, *half]`` and raw affine parameters ``[B, P]`` between atlas and subject.
@@ -151,11 +163,17 @@ class AtlasISTN(nn.Module):
 
     @torch.jit.unused
     def parts(self, image: Tensor) -> dict[str, Tensor]:
-        """What ITN and STN yield in one pass: ``{"prediction", "velocity", "parameters"}``, as far as they exist."""
+        """What ITN and STN yield in one pass: ``{"prediction", "velocity", "parameters"}``, as far as they exist.
+
+        And ``"predictions"``, where the ITN has others to learn from, see `predictions`.
+        """
         parts: dict[str, Tensor] = {}
         subject = image
         if self.itn is not None:
-            subject = parts["prediction"] = self.segment(image)
+            predictions = self.predictions(image)
+            subject = parts["prediction"] = predictions[:, 0]
+            if predictions.shape[1] > 1:
+                parts["predictions"] = predictions
         if self.stn is not None:
             parts["velocity"], parts["parameters"] = self.register(subject)
         return parts

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..models.loading import read_state
 from ..models.provenance import SETTINGS, read_record
 from ..networks import AtlasISTN
@@ -56,7 +58,7 @@ class InitialWeights:
         }
         trained = read_record(self.path).get(SETTINGS, {})
         same = bool(trained) and all(trained.get(name) == self.settings.get(name) for name in _SAME)
-        if same and all(name in state and state[name].shape == own[name].shape for name in _ATLAS):
+        if same and all(_has_atlas(state, own, name) for name in _ATLAS):
             fitting |= {name: state[name] for name in _ATLAS}
             self.atlas = True
         self.network.load_state_dict(fitting, strict=False)
@@ -65,4 +67,9 @@ class InitialWeights:
         if left:
             logger.info("begin anew: %s", ", ".join(left))
         if not self.atlas:
-            logger.info("the atlas is built anew: labels or grid are other than those of %s", self.path)
+            logger.info("the atlas is built anew: %s has none, or other labels or another grid", self.path)
+
+
+def _has_atlas(state: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> bool:
+    """Whether a model has an atlas of the same shape; that of a U-Net is empty."""
+    return name in state and state[name].shape == own[name].shape and bool(state[name].any())

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from monai.losses import DiceLoss
@@ -40,6 +40,8 @@ class AtlasISTNLoss(nn.Module):
         fade_in_epoch: epoch t0 at which ω is half its final value; 0 gives the full weight from the start.
         fade_in_width: epochs over which ω rises, 25 in the paper.
         segmentation_weight: factor on Ls; 0 leaves it out.
+        supervision: shares of Ls of the predictions that the ITN yields in training, the one that counts first; they
+            are made to sum to 1. One prediction needs none.
 
     Attributes:
         epoch: current epoch, set by the trainer's schedule.
@@ -55,6 +57,7 @@ class AtlasISTNLoss(nn.Module):
         fade_in_epoch: float = 0,
         fade_in_width: float = 25.0,
         segmentation_weight: float = 1.0,
+        supervision: Sequence[float] = (1.0,),
     ) -> None:
         super().__init__()
         self.network = network
@@ -64,6 +67,7 @@ class AtlasISTNLoss(nn.Module):
         self.fade_in_epoch = fade_in_epoch
         self.fade_in_width = fade_in_width
         self.segmentation_weight = segmentation_weight
+        self.supervision = tuple(supervision)
         self.epoch = 0
         self.terms: dict[str, Tensor] = {}
 
@@ -97,7 +101,7 @@ class AtlasISTNLoss(nn.Module):
             found = Objective([Pair(atlas, labels), Pair(atlas, labels, backward=True)])(transform)
             terms = {"a2s": found.errors[0], "s2a": found.errors[1], "regularisation": found.penalty}
         if "prediction" in output:
-            terms["segmentation"] = self.segmentation_loss(output["prediction"], labels)
+            terms["segmentation"] = self._segmentation(output, labels)
         self.terms = {name: value.detach().mean() for name, value in terms.items()}
         check_finite(self.terms, self.epoch)
         weights = {
@@ -107,6 +111,20 @@ class AtlasISTNLoss(nn.Module):
             "regularisation": self.omega * self.regularisation,
         }
         return torch.stack([weights[name] * value for name, value in terms.items()]).sum(dim=0).mean()
+
+    def _segmentation(self, output: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        """Ls ``[B]``, of all predictions that the ITN learns from."""
+        predictions = output.get("predictions", output["prediction"][:, None])
+        if predictions.shape[1] == 1:
+            return self.segmentation_loss(predictions[:, 0], labels)
+        if predictions.shape[1] != len(self.supervision):
+            raise InputError(
+                f"supervision: the ITN yields {predictions.shape[1]} predictions in training. Expected a share for "
+                f"each, found {list(self.supervision)}."
+            )
+        errors = [self.segmentation_loss(found, labels) for found in predictions.unbind(dim=1)]
+        shares = zip(self.supervision, errors, strict=True)
+        return torch.stack([share * error for share, error in shares]).sum(dim=0) / sum(self.supervision)
 
 
 def check_finite(values: Mapping[str, Tensor], epoch: int) -> None:
