@@ -17,7 +17,7 @@ from atlas_istn.io.cases import find_cases
 from atlas_istn.io.files import write_whole
 from atlas_istn.pictures.palette import label_colour
 
-from .lists import DIRECTIONS, LABELS
+from .lists import DIRECTIONS, LABELS, Direction
 from .scores import MEAN, fused_methods, read_rows
 
 __all__ = ["STRUCTURES", "draw_fig_4", "draw_fig_5", "spearman_by_target"]
@@ -75,7 +75,7 @@ def draw_fig_5(output_dir: Path, path: Path) -> None:
             estimated, dice = ([float(row[key]) for row in drawn] for key in ("estimated", "dice"))
             axes.plot(dice, estimated, ".", markersize=2, alpha=0.4, color=label_colour(value))
             mean = np.mean(list(spearman_by_target(rows, structure, "estimated").values()))
-            axes.set_title(f"{direction.atlas} → {direction.target}, {structure}: ρ = {mean:.2f}", fontsize=8)
+            axes.set_title(f"{direction.title}, {structure}: ρ = {mean:.2f}", fontsize=8)
         axes_of_row[0].set_ylabel("estimated similarity (−distance)", fontsize=8)
     for axes in panels[-1]:
         axes.set_xlabel("Dice of the labels", fontsize=8)
@@ -97,28 +97,32 @@ def draw_fig_4(output_dir: Path, path: Path) -> None:
                 break
     if not rows:
         return
-    figure = Figure(figsize=(1.9 * len(PANELS), 2.1 * len(rows)), layout="constrained")
-    panels = figure.subplots(len(rows), len(PANELS), squeeze=False)
-    for axes_of_row, (direction, rotation, files, score) in zip(panels, rows, strict=True):
-        image, truth = (np.asarray(nib.load(files[key]).dataobj) for key in ("image", "label"))
-        heart = np.argwhere(truth > 0)
+    found = [_labelled(rotation / "fused", direction, files) for direction, rotation, files, _ in rows]
+    columns = max(map(len, found))
+    figure = Figure(figsize=(1.9 * columns, 2.1 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), columns, squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for axes_of_row, (direction, _, files, score), of_row in zip(panels, rows, found, strict=True):
+        image, heart = np.asarray(nib.load(files["image"]).dataobj), np.argwhere(of_row["truth"] > 0)
         low, high = np.maximum(heart.min(axis=0) - MARGIN, 0), heart.max(axis=0) + MARGIN
         window = slice(low[0], high[0]), slice(low[1], high[1]), int(np.median(heart[:, 2]))
-        for axes, (name, title) in zip(axes_of_row, PANELS.items(), strict=True):
-            axes.set_axis_off()
-            labels = truth if name == "truth" else _labels(rotation / "fused", direction.name, name, files["case"])
-            if labels is None:
-                continue
+        for axes, (name, labels) in zip(axes_of_row, of_row.items(), strict=False):
             axes.imshow(image[window].T, cmap="gray", vmax=np.percentile(image[window], 99))
             for value in LABELS:
                 axes.contour(value == labels[window].T, [0.5], colors=[label_colour(value)], linewidths=1)
-            axes.set_title(title, fontsize=8)
-        axes_of_row[0].set_title(f"{direction.atlas} → {direction.target}, Dice {score:.2f}", fontsize=8)
+            axes.set_title(f"{direction.title}, truth" if name == "truth" else PANELS[name], fontsize=8)
+        title = f"{PANELS['similarity']}, Dice {score:.2f}"
+        axes_of_row[list(of_row).index("similarity")].set_title(title, fontsize=8)
     write_whole(path, lambda part: figure.savefig(part, dpi=150, format="png"))
 
 
-def _labels(folder: Path, direction: str, name: str, case: str) -> np.ndarray | None:
-    """Labels that a method has given to a case."""
-    run, ending = ("vote", "atlas_1") if name == "atlas" else (name, "seg" if not name.startswith("unet") else "itn")
-    path = folder / f"{direction}_{run}" / case / f"{case}_{ending}.nii.gz"
-    return np.asarray(nib.load(path).dataobj) if path.exists() else None
+def _labelled(folder: Path, direction: Direction, files: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The truth, and the labels that methods have given to a case, as far as they are there."""
+    found = {"truth": np.asarray(nib.load(files["label"]).dataobj)}
+    for name in list(PANELS)[1:]:
+        run, ending = ("vote", "atlas_1") if name == "atlas" else (name, "seg")
+        path = folder / f"{direction.name}_{run}" / files["case"] / f"{files['case']}_{ending}.nii.gz"
+        if path.exists():
+            found[name] = np.asarray(nib.load(path).dataobj)
+    return found

@@ -19,7 +19,8 @@ from atlas_istn.io.outputs import write_json
 
 __all__ = ["COST_ATLASES", "DIRECTIONS", "LABELS", "Direction", "size_of", "write_rotation", "write_true_crop"]
 
-SEQUENCES = ("bssfp", "lge")
+_NAMES = {"bssfp": "bSSFP", "lge": "LGE"}
+SEQUENCES = tuple(_NAMES)
 TEST, VALIDATION, SIMILARITY = 5, 4, 3
 QUICK = {"": 3, "_test": 2}
 """Part of the patients → how many a smoke test takes of it."""
@@ -35,8 +36,13 @@ class Direction(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For files and tables."""
+        """For files."""
         return f"{self.atlas}_{self.target}"
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{_NAMES[self.atlas]} → {_NAMES[self.target]}"
 
     @property
     def backward(self) -> bool:
@@ -44,7 +50,7 @@ class Direction(NamedTuple):
         return self != DIRECTIONS[0]
 
 
-DIRECTIONS = (Direction(*SEQUENCES), Direction(*SEQUENCES[::-1]))
+DIRECTIONS = (Direction("bssfp", "lge"), Direction("lge", "bssfp"))
 
 
 def write_rotation(

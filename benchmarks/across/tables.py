@@ -32,7 +32,6 @@ from .stages import NETWORKS, PEERS
 
 __all__ = ["write_all"]
 
-NAMES = {"bssfp": "bSSFP", "lge": "LGE"}
 MYOCARDIUM = LABELS[1]
 SINGLE_TESTS = [("consistent", other) for other in (*PEERS, "one_way", "two_way", "velocity", "no_itn")]
 FUSIONS = ("vote", "non_local", "joint", "similarity_5")
@@ -72,11 +71,6 @@ def write_all(output_dir: Path) -> str:
     return text
 
 
-def arrow(direction: Direction) -> str:
-    """Name of a direction for people."""
-    return f"{NAMES[direction.atlas]} → {NAMES[direction.target]}"
-
-
 def _section(title: str, lines: Sequence[Line]) -> str:
     """A titled table; nothing without a row. The first line is the header."""
     if len(lines) < 2:
@@ -103,7 +97,7 @@ def _single_table(singles: Mapping[Direction, Mapping[str, Method]]) -> list[Lin
             for label in (*LABELS.values(), MEAN):
                 values = method.values(label)
                 cells.append(f"{mean_text(values)} ± {np.std(list(values.values())):.3f}")
-            lines.append([arrow(direction), method.title, str(len(method.values(MEAN))), *cells])
+            lines.append([direction.title, method.title, str(len(method.values(MEAN))), *cells])
     return lines
 
 
@@ -115,7 +109,7 @@ def _tests(methods: Mapping[Direction, Mapping[str, Method]], tests: Sequence[tu
                 common = found[first].values(MEAN).keys() & found[second].values(MEAN).keys()
                 pair = [found[name].only(common) for name in (first, second)]
                 cells = [difference(*(method.values(label) for method in pair)) for label in (MYOCARDIUM, MEAN)]
-                lines.append([arrow(direction), f"{pair[0].title} less {pair[1].title}", *cells])
+                lines.append([direction.title, f"{pair[0].title} less {pair[1].title}", *cells])
     return lines
 
 
@@ -129,7 +123,7 @@ def _regularity_table(output_dir: Path) -> list[Line]:
                 values = [{row["case"]: float(row[figure]) for row in rows} for figure in REGULARITY]
                 percent = [{case: 100 * value for case, value in found.items()} for found in values[-2:]]
                 cells = [mean_text(found, 2) for found in (*values[:-2], *percent)]
-                lines.append([arrow(direction), TITLES[name], *cells])
+                lines.append([direction.title, TITLES[name], *cells])
     return lines
 
 
@@ -140,7 +134,7 @@ def _fused_table(fused: Mapping[Direction, Mapping[str, Method]]) -> list[Line]:
             mean, hd = (list(method.values(MEAN, metric).values()) for metric in ("dice", "hd"))
             spread = [f"{np.std(mean):.3f}", f"{min(mean):.3f}", f"{np.mean(hd):.1f}", f"{max(hd):.1f}"]
             cells = [mean_text(method.values(label)) for label in (*LABELS.values(), MEAN)]
-            lines.append([arrow(direction), method.title, str(len(mean)), *cells, *spread])
+            lines.append([direction.title, method.title, str(len(mean)), *cells, *spread])
     return lines
 
 
@@ -158,7 +152,7 @@ def _patch_table(output_dir: Path) -> list[Line]:
         rows = read_rows(sorted(output_dir.glob(f"rotation_*/patches/{direction.name}.csv")))
         for structure in STRUCTURES if rows else ():
             cells = [mean_text(spearman_by_target(rows, structure, estimate), 2) for estimate in ESTIMATES]
-            lines.append([arrow(direction), structure, *cells])
+            lines.append([direction.title, structure, *cells])
     return lines
 
 
