@@ -56,6 +56,8 @@ ROWS: dict[str, Row] = {
     "degraded images": Row(configs=(f"{VARIANTS}/degraded_images.yaml",)),
     "λ 0.1": _strength(0.1),
     "λ 0.02": _strength(0.02),
+    "STN without normalisation": Row({"stn#norm": "null"}),
+    "STN without normalisation and two passes": Row({"stn#norm": "null", "network_def#stn_passes": 2}),
     "two passes": Row({"network_def#stn_passes": 2}),
     "heads at each scale": Row({"stn#coarse_heads": "true"}),
     "heads at each scale and two passes": Row({"stn#coarse_heads": "true", "network_def#stn_passes": 2}),
