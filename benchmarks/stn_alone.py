@@ -91,9 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--output_dir", type=Path, default=Path("output/stn_alone"))
-    parser.add_argument(
-        "--rows", default=",".join(ROWS).replace(", ", "; "), help="titles, with ';' for a comma in one"
-    )
+    parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--epochs", type=int, default=15)
     options = parser.parse_args()
