@@ -157,6 +157,16 @@ def test_text_within_parts_gets_its_type() -> None:
     assert config["optimizer"]["lr"] == "1e-3"
 
 
+def test_words_within_components_get_their_types() -> None:
+    stn = {"_target_": "atlas_istn.networks.SpatialTransformerNetwork", "coarse_heads": "false", "norm": "null"}
+    own = {"_target_": "Compose", "transforms": [{"_target_": "EnsureTyped", "keys": "image", "track_meta": "true"}]}
+    found = check_settings({"stn": stn, "own": own, "locator": "@own", "label_names": {0: "null", 1: "true"}})
+    assert found["stn"]["coarse_heads"] is False
+    assert found["stn"]["norm"] is None
+    assert found["own"]["transforms"][0]["track_meta"] is True
+    assert found["label_names"] == {0: "null", 1: "true"}  # which is no component
+
+
 def test_unknown_ids_are_refused_with_the_nearest_and_all_mistakes_come_at_once() -> None:
     config = {
         "max_epoch": 3,

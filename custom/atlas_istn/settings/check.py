@@ -15,7 +15,7 @@ from typing import Any
 from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 
 from ..errors import InputError, show_input_errors
-from .components import unknown_arguments
+from .components import typed_words, unknown_arguments
 from .groups import FREE_ON_RESUME, LEARNING, OF_MODEL, OF_REFINEMENT, OF_WARPS, PARTS, PREPARATION
 from .kinds import NotAllowedError, Setting
 from .table import NESTED, SETTINGS
@@ -205,11 +205,14 @@ def check_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     problems: list[str] = []
     referred = references(config)
     converted: dict[str, Any] = {}
-    for name, value in config.items():
+    for name, given in config.items():
+        value = typed_words(given)
         if name in SETTINGS:
             converted[name] = _read(name, SETTINGS[name], value, problems)
         elif not name.startswith("_") and name not in referred:
             problems.append(_unknown(name, name, SETTINGS))
+        elif value is not given:
+            converted[name] = value
     for place, setting in NESTED.items():
         top, *keys = place.split("#")
         if top in converted:

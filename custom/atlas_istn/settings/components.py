@@ -1,6 +1,6 @@
 # Copyright 2026 The Atlas-ISTN bundle developers
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What the parts of a configuration are made of: arguments that their classes do not have are found before they run."""
+"""What the parts of a configuration are made of: arguments of the wrong name or type are found before they run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from typing import Any
 
 from monai.bundle import ComponentLocator
 
-__all__ = ["Unknown", "unknown_arguments"]
+__all__ = ["Unknown", "typed_words", "unknown_arguments"]
 
 _OF_MONAI = ("_target_", "_mode_", "_desc_", "_disabled_", "_requires_", "_debug_", "+_requires_")
 """Keys of a part that are no arguments."""
+
+
+_WORDS = {"true": True, "false": False, "null": None}
 
 
 Unknown = tuple[str, str, Sequence[str]]
@@ -42,6 +45,30 @@ def unknown_arguments(tree: Any, locator: ComponentLocator, place: str = "") -> 
         return
     for name, child in children:
         yield from unknown_arguments(child, locator, f"{place}#{name}" if place else str(name))
+
+
+def typed_words(tree: Any) -> Any:
+    """Give ``true``, ``false`` and ``null`` among the arguments of components the types that they have in YAML.
+
+    The command line hands them over as text, and as text ``--stn#coarse_heads false`` would count as true.
+
+    Args:
+        tree: a configuration or a piece of one.
+
+    Returns:
+        The piece itself where there is nothing to change.
+    """
+    if isinstance(tree, Mapping):
+        of_component = "_target_" in tree
+        found = {
+            name: _WORDS[child] if of_component and isinstance(child, str) and child in _WORDS else typed_words(child)
+            for name, child in tree.items()
+        }
+        return found if any(found[name] is not child for name, child in tree.items()) else tree
+    if isinstance(tree, list):
+        items = [typed_words(child) for child in tree]
+        return items if any(new is not old for new, old in zip(items, tree, strict=True)) else tree
+    return tree
 
 
 def _arguments(target: Any, locator: ComponentLocator) -> Sequence[str]:
