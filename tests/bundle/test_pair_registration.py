@@ -96,9 +96,9 @@ def test_a_run_says_how_each_pair_went(registered: Path) -> None:
     assert (summary["cases"], summary["failed"]) == (2, 0)
 
 
-def test_the_report_has_a_page_for_each_pair(registered: Path) -> None:
-    write_report(registered)
-    page = (registered / "report.html").read_text()
+def test_the_report_has_a_page_for_each_pair(registered: Path, tmp_path: Path) -> None:
+    write_report(registered, path=tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
     assert page.count('<section class="pair"') == page.count("data:image/png;base64,") == 2
     assert NAME in page
     assert "structures registered directly" in page
