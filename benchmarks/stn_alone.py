@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from monai.metrics import DiceMetric
 from runs import CONFIGS, ROOT
 
+from atlas_istn.inferers.target import disagreement
 from atlas_istn.networks import AtlasISTN
-from atlas_istn.spatial import one_hot_labels
 
 CONFIG = (
     *(f"{CONFIGS}/{name}.yaml" for name in ("train", "data/hippocampus", "variants/vml")),
@@ -78,12 +78,12 @@ def train(data: Path, output_dir: Path, changes: Mapping[str, Any], epochs: int,
 
 def one_pass_dice(network: AtlasISTN, cases: Sequence[Mapping[str, Any]], count: int) -> float:
     """Mean Dice, over the foreground labels, of the first cases and what the network makes of them in one pass."""
-    metric = DiceMetric(include_background=False)
+    found = []
     for number in range(count):
         image, label = (torch.as_tensor(cases[number][key])[None] for key in ("image", "label"))
         with torch.no_grad():
-            metric(one_hot_labels(network(image)), one_hot_labels(label))
-    return float(torch.as_tensor(metric.aggregate()))
+            found.append(1.0 - float(disagreement(network(image), label)))
+    return float(np.mean(found))
 
 
 def main() -> None:
