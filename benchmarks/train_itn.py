@@ -26,6 +26,7 @@ from torch import nn
 from tqdm import tqdm
 
 from atlas_istn.io.files import write_whole
+from atlas_istn.precision import mixed_precision
 
 CONFIGS = ("bundle/configs/train.yaml", "bundle/configs/data/hippocampus.yaml", "bundle/configs/variants/unet.yaml")
 SETTINGS: dict[str, Any] = {
@@ -74,7 +75,7 @@ def _validate(network: nn.Module, dataset: Any) -> list[float]:
     """Mean Dice of each label over the validation cases."""
     network.eval()
     scores = []
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), mixed_precision(torch.device("cpu"), True):
         for case in dataset:
             label = torch.as_tensor(case["label"])[None]
             prediction = network(torch.as_tensor(case["image"])[None]).float()
@@ -122,7 +123,7 @@ def main() -> None:
     for epoch in range(start, arguments.epochs):
         itn.train()
         for number, batch in enumerate(tqdm(loader, desc=f"epoch {epoch + 1} of {arguments.epochs}")):
-            with torch.autocast("cpu", torch.bfloat16):
+            with mixed_precision(torch.device("cpu"), True):
                 logits = itn(torch.as_tensor(batch["image"]).contiguous(memory_format=torch.channels_last_3d))
             loss = criterion(logits.float(), torch.as_tensor(batch["label"]))
             optimiser.zero_grad()

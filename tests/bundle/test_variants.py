@@ -24,6 +24,7 @@ from atlas_istn.errors import input_error_behind
 from atlas_istn.inferers.refine import RefinementInferer
 from atlas_istn.networks import AtlasISTN, SpatialTransformerNetwork, UNet
 from atlas_istn.pictures.figure import draw_results
+from atlas_istn.precision import mixed_precision
 from atlas_istn.report import write_report
 from atlas_istn.training.losses import AtlasISTNLoss
 from support import ROOT
@@ -225,7 +226,7 @@ def test_the_segmentation_of_a_unet_is_what_its_itn_says(bench: Bench) -> None:
     state = bench.state("unet", 2)
     network.load_state_dict({k.removeprefix("itn."): v for k, v in state.items() if k.startswith("itn.")})
     image = workflow.parser.get_parsed_content("dataset")[0]["image"]
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+    with mixed_precision(image.device, wanted=True), torch.no_grad():
         expected = network(image[None].as_tensor())[0].argmax(dim=0)
     written = np.asarray(Image.open(bench.output("unet", 2) / "test" / "case_3" / "case_3_seg.png")).T
     assert (written == 255 * expected.numpy()).mean() > 0.99  # rounding to bf16 may tip a pixel

@@ -13,6 +13,7 @@ from monai.networks.nets import DynUNet, SegResNet
 from monai.networks.nets import UNet as MonaiUNet
 from torch import nn
 
+from atlas_istn import precision
 from atlas_istn.errors import InputError
 from atlas_istn.networks import AtlasISTN, JointForward, SpatialTransformerNetwork, UNet
 
@@ -184,7 +185,10 @@ def test_translation_of_the_network_is_a_fraction_of_half_the_extent(tiny_networ
     torch.testing.assert_close(network.affine(parameters)[0, :, 2], torch.tensor([16.0, -6.0]))
 
 
-def test_joint_forward_in_bf16_yields_float32_close_to_eager(dim: int, tiny_network: Build) -> None:
+def test_joint_forward_in_bf16_yields_float32_close_to_eager(
+    dim: int, tiny_network: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "computes_bf16", lambda device_type: True)
     network = tiny_network(SHAPES[dim])
     image = torch.rand(2, 1, *SHAPES[dim])
     exact, rounded = JointForward(network)(image), JointForward(network, amp=True)(image)

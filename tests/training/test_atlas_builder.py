@@ -18,6 +18,7 @@ from ignite.engine import Engine
 from monai.networks.nets import UNet as MonaiUNet
 from torch import nn
 
+from atlas_istn import precision
 from atlas_istn.inferers.refine import RefinementInferer
 from atlas_istn.networks import AtlasISTN, SpatialTransformerNetwork, UNet
 from atlas_istn.training.atlas_builder import AtlasBuilder, FinalAtlas
@@ -137,7 +138,8 @@ def test_leaves_nothing_behind_but_the_atlas(tiny_network: Build) -> None:
     assert not network.training
 
 
-def test_bf16_pass_keeps_the_sum_in_float32() -> None:
+def test_bf16_pass_keeps_the_sum_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "computes_bf16", lambda device_type: True)
     network = disturbed_network()
     exact = atlas_after(disturbed_network(), batches(cases(), 2))
     builder = AtlasBuilder(network, batches(cases(), 2), 0.3, amp=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..networks import PairISTN
 from ..networks.pair import split_pair
+from ..precision import mixed_precision
 from ..registration.descent import Adam, QuasiNewton
 from ..registration.objective import Objective, Pair, Regulariser, Similarity
 from ..registration.optimise import Fit, Phase, Retarget, Settling, optimise
@@ -144,7 +145,7 @@ class PairInferer:
         begin = time.perf_counter()
         with torch.inference_mode(False), torch.no_grad():
             pair = plain(pair)
-            with torch.autocast(pair.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            with mixed_precision(pair.device, self.amp):
                 parts = network.parts(pair)
             moving, fixed, state = parts["moving"], parts["fixed"], parts["state"]
             fit = self._refine(network, moving, fixed, state, structures if self.structures > 0 else None)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..networks import AtlasISTN
+from ..precision import mixed_precision
 from ..registration.objective import Objective, Pair, Similarity
 from ..registration.optimise import Fit, Phase, Settling, optimise
 from ..registration.parameters import Build, FreeParameters, NetworkWeights, Parameters
@@ -112,7 +113,7 @@ class RefinementInferer(SegmentationInferer):
 
     def start(self, image: Tensor, network: AtlasISTN) -> Start:
         """Return the network's prediction and 1-pass for images ``[B, C, *shape]``."""
-        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.amp):
+        with mixed_precision(image.device, self.amp):
             prediction = network.segment(image)
             return Start(prediction, *network.register(prediction))
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..precision import mixed_precision
 from ..spatial import (
     Transform,
     VelocityField,
@@ -206,7 +207,7 @@ class JointForward(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Any]:
         """The network's `parts` for a batch of images, or of pairs."""
-        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.amp):
+        with mixed_precision(image.device, self.amp):
             parts: dict[str, Any] = self.network.parts(image)
         return parts
 

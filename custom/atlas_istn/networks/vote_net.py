@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..precision import mixed_precision
 from .unet import UNet
 
 __all__ = ["VoteNet"]
@@ -54,7 +55,7 @@ class VoteNet(nn.Module):
 
     def forward(self, pair: Tensor) -> Tensor:
         """Logits ``[B, 1, *shape]`` of a target and an atlas ``[B, 2 C, *shape]``, as they are trained."""
-        with torch.autocast(pair.device.type, dtype=torch.bfloat16, enabled=self.amp):
+        with mixed_precision(pair.device, self.amp):
             logits: Tensor = self.features(pair)
         return logits.float()
 

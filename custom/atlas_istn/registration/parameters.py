@@ -8,9 +8,9 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
+from ..precision import mixed_precision
 from ..spatial import Transform
 
 __all__ = ["Build", "FreeParameters", "NetworkWeights", "Parameters"]
@@ -79,6 +79,6 @@ class NetworkWeights:
 
     def propose(self) -> tuple[Tensor, ...]:
         """Return what the network predicts."""
-        with torch.autocast(self.inputs.device.type, dtype=torch.bfloat16, enabled=self.amp):
+        with mixed_precision(self.inputs.device, self.amp):
             output: tuple[Tensor, ...] = self.network(self.inputs)
         return output
