@@ -38,8 +38,12 @@ def computes_bf16(device_type: str) -> bool:
     if device_type == "cuda":
         found = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device_type == "cpu":
-        found = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and (
-            platform.machine() not in ("x86_64", "AMD64") or torch.cpu._is_avx512_bf16_supported()
+        # oneDNN takes AVX-512 for enough, and emulates bf16 where the instructions for it are missing.
+        x86 = platform.machine() in ("x86_64", "AMD64")
+        found = (
+            torch.backends.mkldnn.is_available()
+            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            and (not x86 or torch.cpu._is_avx512_bf16_supported())
         )
     else:
         found = True
