@@ -26,7 +26,7 @@ from torch import nn
 from tqdm import tqdm
 
 from atlas_istn.io.files import write_whole
-from atlas_istn.precision import mixed_precision
+from atlas_istn.spatial import mixed_precision
 
 CONFIGS = ("bundle/configs/train.yaml", "bundle/configs/data/hippocampus.yaml", "bundle/configs/variants/unet.yaml")
 SETTINGS: dict[str, Any] = {

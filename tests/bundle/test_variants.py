@@ -24,8 +24,8 @@ from atlas_istn.errors import input_error_behind
 from atlas_istn.inferers.refine import RefinementInferer
 from atlas_istn.networks import AtlasISTN, SpatialTransformerNetwork, UNet
 from atlas_istn.pictures.figure import draw_results
-from atlas_istn.precision import mixed_precision
 from atlas_istn.report import write_report
+from atlas_istn.spatial import mixed_precision
 from atlas_istn.training.losses import AtlasISTNLoss
 from support import ROOT
 

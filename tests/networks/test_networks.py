@@ -13,9 +13,9 @@ from monai.networks.nets import DynUNet, SegResNet
 from monai.networks.nets import UNet as MonaiUNet
 from torch import nn
 
-from atlas_istn import precision
 from atlas_istn.errors import InputError
 from atlas_istn.networks import AtlasISTN, JointForward, SpatialTransformerNetwork, UNet
+from atlas_istn.spatial import precision
 
 Build = Callable[..., AtlasISTN]
 SHAPES = {2: (32, 24), 3: (16, 24, 12)}

@@ -18,9 +18,9 @@ from ignite.engine import Engine
 from monai.networks.nets import UNet as MonaiUNet
 from torch import nn
 
-from atlas_istn import precision
 from atlas_istn.inferers.refine import RefinementInferer
 from atlas_istn.networks import AtlasISTN, SpatialTransformerNetwork, UNet
+from atlas_istn.spatial import precision
 from atlas_istn.training.atlas_builder import AtlasBuilder, FinalAtlas
 from atlas_istn.training.handlers import BestModel
 

@@ -16,14 +16,13 @@ from torch import Tensor
 from ..errors import InputError
 from ..networks import PairISTN
 from ..networks.pair import split_pair
-from ..precision import mixed_precision
 from ..registration.descent import Adam, QuasiNewton
 from ..registration.objective import Objective, Pair, Regulariser, Similarity
 from ..registration.optimise import Fit, Phase, Retarget, Settling, optimise
 from ..registration.parameters import NetworkWeights, Parameters
 from ..registration.regularisers import mean_squared_gradient
 from ..registration.similarity import squared_error
-from ..spatial import Transform
+from ..spatial import Transform, mixed_precision
 from .base import plain
 
 __all__ = ["PairInferer", "PairResult"]

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..networks import AtlasISTN
-from ..precision import mixed_precision
 from ..registration.objective import Objective, Pair, Similarity
 from ..registration.optimise import Fit, Phase, Settling, optimise
 from ..registration.parameters import Build, FreeParameters, NetworkWeights, Parameters
 from ..registration.similarity import squared_error
-from ..spatial import Transform
+from ..spatial import Transform, mixed_precision
 from .base import Refined, SegmentationInferer, Start, plain
 from .result import Course, Result
 from .target import TargetPolicy, disagreement

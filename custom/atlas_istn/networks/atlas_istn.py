@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..precision import mixed_precision
 from ..spatial import (
     Transform,
     VelocityField,
     affine_matrix,
     exponential,
     fixed_to_moving_displacement,
+    mixed_precision,
     moving_to_fixed_displacement,
     resize_displacement,
     warp,

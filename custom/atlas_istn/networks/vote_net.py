@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..precision import mixed_precision
+from ..spatial import mixed_precision
 from .unet import UNet
 
 __all__ = ["VoteNet"]

@@ -10,8 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from ..precision import mixed_precision
-from ..spatial import Transform
+from ..spatial import Transform, mixed_precision
 
 __all__ = ["Build", "FreeParameters", "NetworkWeights", "Parameters"]
 

@@ -28,6 +28,7 @@ from .deformation import (
 )
 from .jacobian import displacement_gradient, jacobian_determinant
 from .labels import label_indices, one_hot_labels
+from .precision import mixed_precision
 from .sampling import identity_grid, multiply_axis, per_axis, resample, resize_displacement, sample_displacement, warp
 from .transform import Transform, fixed_to_moving_displacement, moving_to_fixed_displacement
 from .velocity import exponential
@@ -53,6 +54,7 @@ __all__ = [
     "invert_displacement",
     "jacobian_determinant",
     "label_indices",
+    "mixed_precision",
     "moving_to_fixed_displacement",
     "multiply_axis",
     "num_affine_parameters",
