@@ -188,7 +188,7 @@ TRAINING = {
     "segmentation_weight": _from_zero("weight of the ITN's own loss"),
     "supervision": Setting("shares of the predictions that the ITN yields in training", "numbers", 0),
     "affine_start_epoch": Setting("first epoch with the affine head; negative: never", "whole"),
-    "amp": _truth("run the convolutions in bf16"),
+    "amp": _truth("run the convolutions in bf16, where the device computes in it at a useful speed"),
     "seed": Setting("of all random numbers", "whole", 0, 2**32 - 1),
     "num_workers": _count("processes that load data"),
     "val_interval": _count("epochs between validations", 1),
