@@ -5,8 +5,8 @@
     python benchmarks/adaptation.py data/hippocampus
 
 As AdaAtlas does it (Guo et al., 2307.00676): Adam moves the weights of the ITN's normalisation, on a copy for each
-image, and STN and atlas stay as they are. Prints the mean Dice over labels and cases of ITN, 1-pass and refined result,
-on degraded copies of a validation list, as the model is and after so many steps. The model's grid; some minutes a fault.
+image, and STN and atlas stay as they are. Prints the mean Dice over labels and cases of ITN, 1-pass and refined
+result, on degraded copies of a validation list, as the model is and after so many steps. On the model's grid; some minutes a fault.
 """
 
 from __future__ import annotations
