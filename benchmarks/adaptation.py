@@ -6,7 +6,7 @@
 
 As AdaAtlas does it (Guo et al., 2307.00676): Adam moves the weights of the ITN's normalisation, on a copy for each
 image, and STN and atlas stay as they are. Prints the mean Dice over labels and cases of ITN, 1-pass and refined
-result, on degraded copies of a validation list, as the model is and after so many steps. On the model's grid; some minutes a fault.
+result on the model's grid, on degraded copies of a validation list, as the model is and after so many steps.
 """
 
 from __future__ import annotations
