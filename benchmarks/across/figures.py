@@ -111,9 +111,8 @@ def draw_fig_4(output_dir: Path, path: Path) -> None:
             axes.imshow(image[window].T, cmap="gray", vmax=np.percentile(image[window], 99))
             for value in LABELS:
                 axes.contour(value == labels[window].T, [0.5], colors=[label_colour(value)], linewidths=1)
-            axes.set_title(f"{direction.title}, truth" if name == "truth" else PANELS[name], fontsize=8)
-        title = f"{PANELS['similarity']}, Dice {score:.2f}"
-        axes_of_row[list(of_row).index("similarity")].set_title(title, fontsize=8)
+            titles = {"truth": f"{direction.title}, truth", "similarity": f"{PANELS['similarity']}, Dice {score:.2f}"}
+            axes.set_title(titles.get(name, PANELS[name]), fontsize=8)
     write_whole(path, lambda part: figure.savefig(part, dpi=150, format="png"))
 
 
