@@ -1,3 +1,5 @@
+# Copyright 2026 The Atlas-ISTN bundle developers
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """bf16 where the hardware has it, float32 where it would be emulated."""
 
 from __future__ import annotations
