@@ -7,16 +7,18 @@
 As AdaAtlas does it (Guo et al., 2307.00676): Adam moves the weights of the ITN's normalisation, on a copy for each
 image, and STN and atlas stay as they are. Prints the mean Dice over labels and cases of ITN, 1-pass and refined
 result on the model's grid, on degraded copies of a validation list, as the model is and after so many steps.
+Every case: ``cases.csv``.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from runs import CONFIGS, ROOT
@@ -27,6 +29,7 @@ from tqdm import tqdm
 from atlas_istn.data.degradations import degrade_dataset
 from atlas_istn.inferers.refine import RefinementInferer
 from atlas_istn.inferers.target import disagreement
+from atlas_istn.io.outputs import write_csv
 from atlas_istn.networks import AtlasISTN
 from atlas_istn.registration.objective import Objective, Pair
 
@@ -53,15 +56,22 @@ def adapted(network: AtlasISTN, image: Tensor, rate: float, steps: Sequence[int]
             yield step, network
 
 
-def scores(network: AtlasISTN, inferer: RefinementInferer, image: Tensor, label: Tensor) -> list[float]:
-    """Dice of ITN, 1-pass and refined result."""
+def scores(network: AtlasISTN, inferer: RefinementInferer, image: Tensor, label: Tensor) -> dict[str, float]:
+    """Dice of ITN, 1-pass and refined result with the label, and of the first two with each other."""
     result = inferer.infer(image, network)
-    found = (result.prediction, result.one_pass, result.segmentation)
-    return [1.0 - float(disagreement(soft, label)) for soft in found if soft is not None]
+    if result.prediction is None or result.one_pass is None:
+        raise SystemExit("a model without ITN or STN.")
+    pairs = {
+        "itn": (result.prediction, label),
+        "one_pass": (result.one_pass, label),
+        "refine": (result.segmentation, label),
+        "agreement": (result.prediction, result.one_pass),
+    }
+    return {name: 1.0 - float(disagreement(*pair)) for name, pair in pairs.items()}
 
 
-def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[list[float]]]:
-    """Scores of the cases in a folder: as the network is, and after each adaptation."""
+def measure(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield scores of the cases in a folder: as the network is, and after each adaptation."""
     training, evaluation = ConfigParser(), ConfigParser()
     training.read_config([str(ROOT / name) for name in (f"{CONFIGS}/train.yaml", DATA)])
     training.update({"dataset_dir": str(folder), "val_list": LIST})
@@ -70,14 +80,12 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[list[fl
     network, inferer = (evaluation.get_parsed_content(name) for name in ("network", "refinement"))
     evaluation.get_parsed_content("loader")()
     cases = training.get_parsed_content("validate#dataset")
-    found = defaultdict(list)
     for number in tqdm(range(min(options.cases, len(cases))), desc=folder.name, leave=False):
         image, label = (torch.as_tensor(cases[number][key])[None] for key in ("image", "label"))
-        found[AS_IT_IS].append(scores(network.eval(), inferer, image, label))
+        yield {"adapted": AS_IT_IS, "case": number, **scores(network.eval(), inferer, image, label)}
         for rate in map(float, options.rates.split(",")):
             for step, other in adapted(network, image, rate, [int(step) for step in options.steps.split(",")]):
-                found[f"{step} steps of {rate:g}"].append(scores(other, inferer, image, label))
-    return found
+                yield {"adapted": f"{step} steps of {rate:g}", "case": number, **scores(other, inferer, image, label)}
 
 
 def main() -> None:
@@ -91,19 +99,20 @@ def main() -> None:
     parser.add_argument("--steps", default="3,8")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lines = [["fault", "ITN is adapted by", "ITN", "1-pass", "refine"], ["---"] * 5]
+    rows: list[dict[str, Any]] = []
     for fault in options.faults.split(","):
         kind, strength = fault.split(":")
         folder = options.data.resolve()
         if fault != CLEAN:
-            folder = degrade_dataset(
-                folder, options.output_dir / fault.replace(":", "_"), kind, int(strength), LIST
-            ).parent
-        for title, of_cases in measure(folder, options).items():
-            means = torch.tensor(of_cases).mean(dim=0).tolist()
-            lines.append([f"{kind} {strength}", title, *(f"{dice:.3f}" for dice in means)])
-            print(" | ".join(lines[-1]), flush=True)
-    print("\n".join(f"| {' | '.join(line)} |" for line in lines))
+            target = options.output_dir / f"{kind}_{strength}"
+            folder = degrade_dataset(folder, target, kind, int(strength), LIST).parent
+        rows += [{"fault": f"{kind} {strength}", **row} for row in measure(folder, options)]
+        write_csv(rows, options.output_dir / "cases.csv")
+    print("| fault | ITN is adapted by | ITN | 1-pass | refine |\n| --- | --- | --- | --- | --- |")
+    for fault, title in dict.fromkeys((row["fault"], row["adapted"]) for row in rows):
+        mine = [row for row in rows if (row["fault"], row["adapted"]) == (fault, title)]
+        means = [np.mean([row[result] for row in mine]) for result in ("itn", "one_pass", "refine")]
+        print(f"| {fault} | {title} | {' | '.join(f'{dice:.3f}' for dice in means)} |")
 
 
 if __name__ == "__main__":

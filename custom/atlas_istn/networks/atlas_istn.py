@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..spatial import (
+    SQUARINGS,
     Transform,
     VelocityField,
     affine_matrix,
@@ -81,7 +82,7 @@ class AtlasISTN(nn.Module):
         max_translation: float = 1.0,
         max_rotation: float = 0.785,
         max_log_scale: float = 1.0,
-        squarings: int = 5,
+        squarings: int = SQUARINGS,
         stn_passes: int = 1,
         locator: nn.Module | None = None,
     ) -> None:

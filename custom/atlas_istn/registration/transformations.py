@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..spatial import (
+    SQUARINGS,
     BSpline,
     DeformationModel,
     DisplacementField,
@@ -154,7 +155,7 @@ class Deformation(Transformation):
     kind: str = "velocity"
     distance: float = 2.0
     affine: Affine | None = None
-    squarings: int = 5
+    squarings: int = SQUARINGS
     max_displacement: float | None = None
     rate: float = 0.05
 

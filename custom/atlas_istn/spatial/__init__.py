@@ -31,9 +31,10 @@ from .labels import label_indices, one_hot_labels
 from .precision import mixed_precision
 from .sampling import identity_grid, multiply_axis, per_axis, resample, resize_displacement, sample_displacement, warp
 from .transform import Transform, fixed_to_moving_displacement, moving_to_fixed_displacement
-from .velocity import exponential
+from .velocity import SQUARINGS, exponential
 
 __all__ = [
+    "SQUARINGS",
     "BSpline",
     "DeformationModel",
     "DisplacementField",

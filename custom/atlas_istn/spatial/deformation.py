@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .sampling import full_precision, identity_grid, sample_displacement
-from .velocity import exponential
+from .velocity import SQUARINGS, exponential
 
 __all__ = [
     "DeformationModel",
@@ -38,7 +38,7 @@ class VelocityField:
         squarings: of the exponential.
     """
 
-    squarings: int = 5
+    squarings: int = SQUARINGS
 
     def displacement(self, field: Tensor, inverse: bool) -> Tensor:
         """Integrate the velocity, forwards or backwards."""
