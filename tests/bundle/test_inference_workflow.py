@@ -374,6 +374,23 @@ def test_no_iterations_give_the_one_pass(pair: Path, tmp_path: Path, solid_model
         assert report["loss_after"] == report["loss_before"]
 
 
+def test_an_itn_that_is_adapted_is_told_of(pair: Path, tmp_path: Path) -> None:
+    settings = {
+        **SOLID,
+        "itn": "$torch.nn.Sequential(torch.nn.InstanceNorm3d(1, affine=True), torch.nn.Conv3d(1, 3, 1))",
+        "refine_iterations": 0,
+        "refine_adaptation": {"steps": 1, "rate": 0.01, "disagreement": 0.01, "confidence": 1.0},
+    }
+    network = workflow("inference.yaml", **settings).parser.get_parsed_content("network")
+    classes = torch.from_numpy(ellipsoids(centred(SIZE, (1, 1, 1)), SIZE)).long()
+    network.atlas_labels.copy_(torch.nn.functional.one_hot(classes, 3).movedim(-1, 0)[None].float())
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    output = infer(pair, tmp_path / "out", tmp_path / "model.pt", **settings)
+    report = json.loads((output / "plain" / "plain.json").read_text())
+    assert report["itn_adapted"] is True
+    assert any("it was adapted to this image" in warning for warning in report["warnings"])
+
+
 def test_weights_mode_lowers_the_loss(pair: Path, tmp_path: Path, solid_model: Path) -> None:
     settings = {**SOLID, "refine_iterations": 10, "refine_mode": "weights"}
     output = infer(pair, tmp_path / "out", solid_model, **settings)

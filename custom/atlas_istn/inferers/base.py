@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -28,14 +29,26 @@ class Start:
         prediction: the ITN's output ``[B, Nc, *shape]``.
         velocity: ``[B, dim, *half]`` in voxels of its grid.
         parameters: raw affine parameters ``[B, P]``.
+        adapted: whether the ITN has been adapted to the case, ``[B]``; None: to none.
     """
 
     prediction: Tensor
     velocity: Tensor
     parameters: Tensor
+    adapted: Tensor | None = None
 
     def __getitem__(self, case: slice) -> Start:
         return Start(self.prediction[case], self.velocity[case], self.parameters[case])
+
+    @classmethod
+    def cat(cls, starts: Sequence[Start], adapted: Tensor) -> Start:
+        """Join batches."""
+        return cls(
+            torch.cat([start.prediction for start in starts]),
+            torch.cat([start.velocity for start in starts]),
+            torch.cat([start.parameters for start in starts]),
+            adapted,
+        )
 
 
 @dataclass(frozen=True)

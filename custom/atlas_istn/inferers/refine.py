@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import cast
@@ -18,6 +19,7 @@ from ..registration.optimise import Fit, Phase, Settling, optimise
 from ..registration.parameters import Build, FreeParameters, NetworkWeights, Parameters
 from ..registration.similarity import squared_error
 from ..spatial import Transform, mixed_precision
+from .adaptation import Adaptation
 from .base import Refined, SegmentationInferer, Start, plain
 from .result import Course, Result
 from .target import TargetPolicy, disagreement
@@ -54,6 +56,7 @@ class RefinementInferer(SegmentationInferer):
             whatever λ* is.
         confidence: see `TargetPolicy`.
         trust: see `TargetPolicy`; the fallback is the 1-pass, in which the STN has judged.
+        adaptation: of an ITN that wavers, to the image; None: never.
         tolerance: a case has settled when its objective improved by less than this fraction over `patience` iterations.
         patience: see `tolerance`.
         amp: run the convolutions in bf16.
@@ -75,6 +78,7 @@ class RefinementInferer(SegmentationInferer):
         stiff_regularisation: float | None = None,
         confidence: float = 0.0,
         trust: Sequence[float] | None = None,
+        adaptation: Adaptation | None = None,
         tolerance: float = 2e-3,
         patience: int = 10,
         amp: bool = False,
@@ -94,6 +98,7 @@ class RefinementInferer(SegmentationInferer):
         self.stiff_fraction = stiff_fraction
         self.stiff_regularisation = stiff_regularisation
         self.policy = TargetPolicy(confidence, trust)
+        self.adaptation = adaptation or Adaptation()
         self.settling = Settling(tolerance, patience)
         self.amp = amp
 
@@ -108,10 +113,15 @@ class RefinementInferer(SegmentationInferer):
             refined = self._refine(network, start, target, self.mode, self.regularisation, one_pass)
             segmentation = refined.transform.to_fixed(network.atlas_labels) if self.iterations else one_pass
         seconds = (time.perf_counter() - begin) / len(image)
-        return Result(segmentation, seconds, start.prediction, one_pass, refined.transform, refined.course)
+        adapted = () if start.adapted is None else tuple(start.adapted.tolist())
+        found = Result(segmentation, seconds, start.prediction, one_pass, refined.transform, refined.course)
+        return dataclasses.replace(found, adapted=adapted)
 
     def start(self, image: Tensor, network: AtlasISTN) -> Start:
-        """Return the network's prediction and 1-pass for images ``[B, C, *shape]``."""
+        """Return the network's prediction and 1-pass for images ``[B, C, *shape]``, adapted where that is wanted."""
+        return self.adaptation(network, image, self._look(image, network), self._look, self.amp)
+
+    def _look(self, image: Tensor, network: AtlasISTN) -> Start:
         with mixed_precision(image.device, self.amp):
             prediction = network.segment(image)
             return Start(prediction, *network.register(prediction))

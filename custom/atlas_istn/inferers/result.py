@@ -90,6 +90,9 @@ class Course:
         )
 
 
+_OF_EACH = ("segmentation", "prediction", "one_pass", "transform", "topology", "ensemble", "atlases", "adapted")
+
+
 @dataclass(frozen=True)
 class Result:
     """What an inferer yields for a batch of B images.
@@ -107,6 +110,7 @@ class Result:
             topology: it is for uncertainty.
         atlases: per case, of each atlas where several were fused.
         maps: of these, if asked for.
+        adapted: per case, whether the ITN was adapted to it; else empty.
     """
 
     segmentation: Tensor
@@ -119,6 +123,7 @@ class Result:
     ensemble: Tensor | None = None
     atlases: tuple[tuple[AtlasNote, ...], ...] = ()
     maps: AtlasMaps | None = None
+    adapted: tuple[bool, ...] = ()
 
     def __len__(self) -> int:
         return len(self.segmentation)
@@ -126,10 +131,6 @@ class Result:
     def case(self, index: int) -> Result:
         """Return one case, as a batch of one."""
         one = slice(index, index + 1)
-        chosen = {
-            name: value[one]
-            for name in ("segmentation", "prediction", "one_pass", "transform", "topology", "ensemble", "atlases")
-            if (value := getattr(self, name)) is not None
-        }
+        chosen = {name: value[one] for name in _OF_EACH if (value := getattr(self, name)) is not None}
         course, maps = self.course and self.course.case(index), self.maps and self.maps.case(index)
         return dataclasses.replace(self, **chosen, course=course, maps=maps)

@@ -127,6 +127,8 @@ def refinement_settings() -> dict[str, Any]:
     """
     config = running_config()
     chosen = {name: config[name] for name in OF_REFINEMENT if name in config}
+    if not chosen.get("refine_adaptation", {}).get("steps"):  # none, as before it could be asked for
+        chosen.pop("refine_adaptation", None)
     for name, value in config.get("displayable_configs", {}).items():
         if isinstance(value, str) and value.startswith(("@", "$")):
             continue

@@ -122,6 +122,7 @@ OF_REFINEMENT = (
     "refine_stiff",
     "refine_confidence",
     "refine_trust",
+    "refine_adaptation",
 )
 """What decides how the results of a refinement usually look: `workflow.quality` compares it with its calibration."""
 

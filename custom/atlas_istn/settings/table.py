@@ -224,6 +224,16 @@ REFINEMENT = {
     "refine_trust": Setting(
         "disagreements up to and from which the ITN is believed", "numbers", 0, 1, length=2, optional=True, rising=True
     ),
+    "refine_adaptation": Setting(
+        "how an ITN that wavers is adapted to an image",
+        "table",
+        fields={
+            "steps": _count("steps of Adam; 0: never"),
+            "rate": _from_zero("learning rate"),
+            "disagreement": _share("1 − Dice of the labels of ITN and 1-pass above which it is adapted"),
+            "confidence": _share("mean probability of its labels below which it is adapted"),
+        },
+    ),
     "ensemble": _count("starts of the refinement", 1),
     "results": Setting("what the inferer yields, and the name of each"),
 }
@@ -277,6 +287,11 @@ NESTED: dict[str, Setting] = {
     "network_def#spacing": DATA["spacing"],
     "network_def#spatial_size": DATA["spatial_size"],
     "optimizer#lr": TRAINING["learning_rate"],
+    "refinement#adaptation": Setting("adaptation of the ITN", "component", optional=True),
+    "refinement#adaptation#confidence": REFINEMENT["refine_adaptation"].fields["confidence"],
+    "refinement#adaptation#disagreement": REFINEMENT["refine_adaptation"].fields["disagreement"],
+    "refinement#adaptation#rate": REFINEMENT["refine_adaptation"].fields["rate"],
+    "refinement#adaptation#steps": REFINEMENT["refine_adaptation"].fields["steps"],
     "refinement#amp": TRAINING["amp"],
     "refinement#atlas_weight": REFINEMENT["refine_weights"].fields["beta"],
     "refinement#confidence": REFINEMENT["refine_confidence"],

@@ -265,6 +265,8 @@ def _course(case: CaseResult) -> dict[str, float]:
             "iterations": int(course.iterations[0]),
             "itn_trust": round(float(course.trust[0]), 3),
         }
+    if case.result.adapted:
+        figures["itn_adapted"] = case.result.adapted[0]
     return {**figures, "seconds": round(case.result.seconds, 3)}
 
 
@@ -290,6 +292,8 @@ def _warnings(report: Mapping[str, Any]) -> list[str]:
         warnings.append("the atlas's topology cannot be kept on this grid: too coarse, or anatomy cut off")
     if report.get("itn_trust", 1.0) < 1:
         warnings.append(f"the ITN's labels look like no shape near the atlas: believed by {report['itn_trust']:.0%}")
+    if report.get("itn_adapted"):
+        warnings.append("the ITN wavered, far from the 1-pass: it was adapted to this image")
     for name, topology in report["topology"].items():
         if topology["components"] == 0:
             warnings.append(f"{name} is empty")
