@@ -4,7 +4,7 @@
 
     python benchmarks/adaptation.py data/hippocampus
 
-Takes degraded copies of a validation list. The table has how many images are adapted by each setting, and of these the
+Takes degraded copies of a validation list. The table has how many images are adapted, and of these the
 mean Dice over labels of ITN, 1-pass and refined result, as the model is and adapted; ``cases.csv`` has every case. All
 others stay as they are. On the model's grid, with the shipped model; some minutes a fault.
 """
@@ -43,8 +43,8 @@ def scores(network: AtlasISTN, inferer: RefinementInferer, image: Tensor, label:
     return {name: 1.0 - float(disagreement(soft, label)) for name, soft in found.items() if soft is not None}
 
 
-def measure(folder: Path, adaptations: Sequence[Adaptation], count: int) -> Iterator[dict[str, Any]]:
-    """Yield scores of the cases in a folder that are to be adapted: as the network is, and adapted."""
+def measure(folder: Path, steps: Sequence[int], count: int) -> Iterator[dict[str, Any]]:
+    """Yield scores of the cases in a folder that are to be adapted: as the network is, and adapted by so many steps."""
     training, evaluation = ConfigParser(), ConfigParser()
     training.read_config([str(ROOT / name) for name in (f"{CONFIGS}/train.yaml", DATA)])
     training.update({"dataset_dir": str(folder), "val_list": LIST})
@@ -53,6 +53,7 @@ def measure(folder: Path, adaptations: Sequence[Adaptation], count: int) -> Iter
     network, inferer = (evaluation.get_parsed_content(name) for name in ("network", "refinement"))
     evaluation.get_parsed_content("loader")()
     network.eval()
+    adaptations = [Adaptation(**{**evaluation["refine_adaptation"], "steps": number}) for number in steps]
     cases = training.get_parsed_content("validate#dataset")
     for number in tqdm(range(min(count, len(cases))), desc=folder.name, leave=False):
         image, label = (torch.as_tensor(cases[number][key])[None] for key in ("image", "label"))
@@ -61,9 +62,8 @@ def measure(folder: Path, adaptations: Sequence[Adaptation], count: int) -> Iter
         before = scores(network, inferer, image, label) if concerned else {}
         for adaptation in adaptations if concerned else ():
             after = scores(adaptation.adapted(network, image, inferer.amp), inferer, image, label)
-            settings = {"steps": adaptation.steps, "rate": adaptation.rate}
             changed = {f"{name}_adapted": dice for name, dice in after.items()}
-            yield {"case": number, **settings, **before, **changed}
+            yield {"case": number, "steps": adaptation.steps, **before, **changed}
 
 
 def main() -> None:
@@ -74,10 +74,9 @@ def main() -> None:
     parser.add_argument("--faults", default=",".join([CLEAN, *(f"{kind}:3" for kind in KINDS)]))
     parser.add_argument("--cases", type=int, default=20, help="of the list, the first ones")
     parser.add_argument("--steps", default="6")
-    parser.add_argument("--rate", type=float, default=Adaptation.rate)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    adaptations = [Adaptation(int(steps), options.rate) for steps in options.steps.split(",")]
+    steps = [int(number) for number in options.steps.split(",")]
     rows: list[dict[str, Any]] = []
     print("| fault | adapted | steps | ITN | 1-pass | refine |\n| --- | --- | --- | --- | --- | --- |")
     for fault in options.faults.split(","):
@@ -86,9 +85,9 @@ def main() -> None:
         if fault != CLEAN:
             target = options.output_dir / f"{kind}_{strength}"
             folder = degrade_dataset(folder, target, kind, int(strength), LIST).parent
-        found = [{"fault": f"{kind} {strength}", **row} for row in measure(folder, adaptations, options.cases)]
-        for adaptation in adaptations:
-            print(_line(f"{kind} {strength}", [row for row in found if row["steps"] == adaptation.steps]), flush=True)
+        found = [{"fault": f"{kind} {strength}", **row} for row in measure(folder, steps, options.cases)]
+        for number in steps:
+            print(_line(f"{kind} {strength}", [row for row in found if row["steps"] == number]), flush=True)
         rows += found
         write_csv(rows, options.output_dir / "cases.csv")
 

@@ -50,10 +50,10 @@ class Adaptation:
         InputError: a value is out of range; or, in use, the ITN has no such weights.
     """
 
-    steps: int = 0
-    rate: float = 0.003
-    disagreement: float = 0.115
-    confidence: float = 0.93
+    steps: int
+    rate: float
+    disagreement: float
+    confidence: float
 
     def __post_init__(self) -> None:
         limits = (self.disagreement, self.confidence)

@@ -98,7 +98,7 @@ class RefinementInferer(SegmentationInferer):
         self.stiff_fraction = stiff_fraction
         self.stiff_regularisation = stiff_regularisation
         self.policy = TargetPolicy(confidence, trust)
-        self.adaptation = adaptation or Adaptation()
+        self.adaptation = adaptation
         self.settling = Settling(tolerance, patience)
         self.amp = amp
 
@@ -119,7 +119,8 @@ class RefinementInferer(SegmentationInferer):
 
     def start(self, image: Tensor, network: AtlasISTN) -> Start:
         """Return the network's prediction and 1-pass for images ``[B, C, *shape]``, adapted where that is wanted."""
-        return self.adaptation(network, image, self._look(image, network), self._look, self.amp)
+        start = self._look(image, network)
+        return self.adaptation(network, image, start, self._look, self.amp) if self.adaptation else start
 
     def _look(self, image: Tensor, network: AtlasISTN) -> Start:
         with mixed_precision(image.device, self.amp):
