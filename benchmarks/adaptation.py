@@ -4,9 +4,9 @@
 
     python benchmarks/adaptation.py data/hippocampus
 
-Takes degraded copies of a validation list. The table has how many images are adapted, and of these the
-mean Dice over labels of ITN, 1-pass and refined result, as the model is and adapted; ``cases.csv`` has every case. All
-others stay as they are. On the model's grid, with the shipped model; some minutes a fault.
+Takes degraded copies of a validation list. The table has how many images are adapted, and of these the mean Dice over
+labels of ITN, 1-pass and refined result, as the model is and adapted; ``cases.csv`` has every case. All others stay as
+they are. On the model's grid, with the shipped model; some minutes a fault.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from typing import cast
@@ -114,8 +113,9 @@ class RefinementInferer(SegmentationInferer):
             segmentation = refined.transform.to_fixed(network.atlas_labels) if self.iterations else one_pass
         seconds = (time.perf_counter() - begin) / len(image)
         adapted = () if start.adapted is None else tuple(start.adapted.tolist())
-        found = Result(segmentation, seconds, start.prediction, one_pass, refined.transform, refined.course)
-        return dataclasses.replace(found, adapted=adapted)
+        return Result(
+            segmentation, seconds, start.prediction, one_pass, refined.transform, refined.course, adapted=adapted
+        )
 
     def start(self, image: Tensor, network: AtlasISTN) -> Start:
         """Return the network's prediction and 1-pass for images ``[B, C, *shape]``, adapted where that is wanted."""
