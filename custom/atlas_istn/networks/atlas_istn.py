@@ -24,6 +24,7 @@ from ..spatial import (
     resize_displacement,
     warp,
 )
+from .layout import to_channels_last
 
 __all__ = ["AtlasISTN", "JointForward"]
 
@@ -110,9 +111,7 @@ class AtlasISTN(nn.Module):
             torch.cat([max_translation * extent, max_rotation * rotation, torch.full((dim,), max_log_scale)]),
             persistent=False,
         )
-        # Convolutions are fastest with channels last. Set here, since some hosts build the network by themselves, and
-        # in another order their results would differ in the last bits.
-        self.to(memory_format=torch.channels_last if dim == 2 else torch.channels_last_3d)  # type: ignore[call-overload]
+        to_channels_last(self, dim)
 
     def segment(self, image: Tensor) -> Tensor:
         """Prediction ŷ ``[B, Nc, *shape]`` of the ITN, float32."""

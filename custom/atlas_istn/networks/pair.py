@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..registration.transformations import Grid, Transformation
 from ..spatial import Transform
+from .layout import to_channels_last
 from .unet import CoarseHeads, EncoderDecoder
 
 __all__ = ["NoPrediction", "PairISTN", "PairTransformerNetwork"]
@@ -122,9 +123,7 @@ class PairISTN(nn.Module):
         self.transformation = transformation
         self.spacing = tuple(float(s) for s in spacing)
         self.activation = activation or nn.Identity()
-        # As AtlasISTN has it: convolutions are fastest with channels last.
-        layout = torch.channels_last if len(self.spacing) == 2 else torch.channels_last_3d
-        self.to(memory_format=layout)  # type: ignore[call-overload]
+        to_channels_last(self, len(self.spacing))
 
     def represent(self, image: Tensor) -> Tensor:
         """What is registered of an image ``[B, C, *shape]``: the ITN's output ``[B, K, *shape]``, or the image."""

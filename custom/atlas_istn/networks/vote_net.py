@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..spatial import mixed_precision
+from .layout import to_channels_last
 from .unet import UNet
 
 __all__ = ["VoteNet"]
@@ -48,8 +49,7 @@ class VoteNet(nn.Module):
         self.amp = amp
         self.features = UNet(spatial_dims, 2 * in_channels, 1, channels, norm)
         self.features.head.conv.reset_parameters()  # there is no background to start with
-        layout = torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
-        self.to(memory_format=layout)  # type: ignore[call-overload]
+        to_channels_last(self, spatial_dims)
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("offset", torch.zeros(()))
 
