@@ -55,7 +55,7 @@ TITLES = {
     "similarity": "similarity",
     "similarity_5": "similarity, the 5 most similar alike",
     "velocity_vote": "majority vote, SVF",
-    "similarity_true_crop": "similarity, true crop",
+    "vote_true_crop": "majority vote, true crop",
     "learned_atlas": "atlas of Atlas-ISTN, by the consistent network",
     "unet": "U-Net of bSSFP",
     "itn": "ITN of bSSFP",
@@ -156,7 +156,7 @@ def fused_methods(output_dir: Path, direction: Direction) -> dict[str, Method]:
     """Whole segmentations, and what single atlases of the consistent network give."""
     sources = {name: (f"fused/{direction.name}_{name}", "fused") for name in (*FUSIONS, "learned_atlas")}
     sources |= {"velocity_vote": (f"fused/{direction.name}_velocity", "fused")}
-    sources |= {"similarity_true_crop": (f"fused/{direction.name}_true_crop", "fused")}
+    sources |= {"vote_true_crop": (f"fused/{direction.name}_true_crop", "fused")}
     sources |= {name: (f"fused/{direction.name}_{folder}", result) for name, (folder, result) in RIVAL_RUNS.items()}
     methods = _methods(output_dir, direction, sources)
     singles = single_methods(output_dir, direction)

@@ -289,7 +289,7 @@ class Rotation:
             title = f"{direction.name}_true_crop"
             self._single("consistent", data, direction, direction.backward, title)
             there = {"dataset_dir": str(data), "atlas_dir": str(data)}
-            self._fuse("consistent", direction, "similarity", title, **there)
+            self._fuse("consistent", direction, "vote", title, **there)
 
     def register_peers(self) -> None:
         """Register pairs by greedy, SyN and Demons."""

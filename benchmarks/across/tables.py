@@ -140,7 +140,7 @@ def _fused_table(fused: Mapping[Direction, Mapping[str, Method]]) -> list[Line]:
 
 def _crop_table(*methods: Mapping[Direction, Mapping[str, Method]]) -> list[Line]:
     lines: list[Line] = [["", "", MYOCARDIUM, MEAN]]
-    pairs = (("true_crop", "consistent"), ("similarity_true_crop", "similarity"))
+    pairs = (("true_crop", "consistent"), ("vote_true_crop", "vote"))
     for found, pair in zip(methods, pairs, strict=True):
         lines += _tests(found, [pair])[1:]
     return lines
