@@ -4,8 +4,9 @@ set -euo pipefail
 cd "$(dirname "$0")"
 bash setup.sh dev
 source .venv/bin/activate
-# Tests use small arrays: one thread is fastest, and other work on the machine does not slow it down.
+# Tests use small arrays: one thread is fastest, and other work on the machine does not slow it down. Two processes share
+# the files of tests.
 export OMP_NUM_THREADS=1
 ruff check .
 mypy
-pytest -m "not slow and not readme" "$@"
+pytest --numprocesses 2 --dist loadfile -m "not slow and not readme" "$@"
