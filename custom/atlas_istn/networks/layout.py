@@ -60,7 +60,9 @@ def _keeping(norm: nn.InstanceNorm2d | nn.InstanceNorm3d) -> nn.Module:
 
 
 def _instance_norm(features: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    if features.device.type != "cpu":
+    scripted = torch.jit.is_scripting()  # type: ignore[attr-defined]
+    traced = False if scripted else torch.compiler.is_compiling()  # for ONNX, say, and a batch of any size
+    if traced or features.device.type != "cpu":
         return functional.instance_norm(features, weight=weight, bias=bias, eps=eps)
     images = [functional.batch_norm(image, None, None, weight, bias, True, 0.0, eps) for image in features.split(1)]
     return torch.cat(images)
