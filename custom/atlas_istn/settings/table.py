@@ -229,7 +229,7 @@ REFINEMENT = {
         "table",
         fields={
             "steps": _count("steps of Adam; 0: never"),
-            "rate": _from_zero("learning rate"),
+            "rate": _positive("learning rate"),
             "disagreement": _share("1 − Dice of the labels of ITN and 1-pass above which it is adapted"),
             "confidence": _share("mean probability of its labels below which it is adapted"),
         },
