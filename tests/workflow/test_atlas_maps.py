@@ -31,7 +31,8 @@ def test_maps_of_atlases_are_written_on_the_grid_of_the_image(
     output = {key: value[0] for key, value in to_dictionary(result.case(0), image).items()}
     batch = {"image": image[0], "case": "scan", "source": source, "reference": "", "grid_affine": np.eye(4)}
     network = SimpleNamespace(atlas_labels=torch.zeros(1, 3, *shape), atlas_image=torch.zeros(1, 1, *shape))
-    case = CaseResult.of(batch, output, result, network)
+    case = CaseResult.of(batch, {**output, "added": output["pred"]}, result, network)
+    assert list(case.labelmaps) == ["pred", "added"]  # what a config adds is a result, too; image and maps are none
     assert list(case.atlas_maps) == list(ATLAS_MAPS)
     write_atlas_maps(case, tmp_path, VALUES)
     suffix = source.removeprefix("scan")

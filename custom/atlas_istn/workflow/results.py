@@ -37,6 +37,9 @@ __all__ = ["ATLAS_MAPS", "CaseResult", "class_indices", "native_affine", "to_dic
 ATLAS_MAPS = ("disagreement", "winner", "atlases")
 """Keys of `AtlasMaps`; the first is 1 − agreement, since all atlases agree outside the model's grid, where 0 is put."""
 
+_NO_LABELMAPS = (Keys.IMAGE, Keys.LABEL, "uncertainty", "probabilities", *ATLAS_MAPS)
+"""Of what comes out of the postprocessing; the rest are labelmaps, with those that a config adds."""
+
 
 def to_dictionary(result: Result, image: Tensor, uncertainty: bool = False) -> dict[str, Any]:
     """Return the tensors of a batch under their keys, of the type and with the metadata of the images.
@@ -97,7 +100,7 @@ class CaseResult:
             reference=str(batch["reference"]),
             grid_affine=np.asarray(batch["grid_affine"]),
             result=result,
-            labelmaps={key: output[key] for key in (Keys.PRED, "itn", "one_pass") if key in output},
+            labelmaps={key: output[key] for key in output if key not in _NO_LABELMAPS},
             uncertainty=output.get("uncertainty"),
             atlas_labels=network.atlas_labels,
             probabilities=output.get("probabilities"),
