@@ -36,7 +36,6 @@ def gradients(network: nn.Module, image: Tensor) -> tuple[Tensor, list[Tensor]]:
 @pytest.mark.parametrize("training", [False, True])
 def test_a_network_yields_the_same_with_the_same_weights(dim: int, training: bool) -> None:
     """PyTorch's own instance normalisation is the reference, in double precision, where rounding does not blur it."""
-    torch.manual_seed(0)
     before = random_network(dim).double().train(training)
     after = copy.deepcopy(before)
     to_channels_last(after, dim)
@@ -75,7 +74,6 @@ def test_a_weight_stays_the_parameter_that_an_optimiser_holds() -> None:
 
 def test_without_weights_and_with_running_statistics() -> None:
     """The first has nothing to share; the second normalises by what it has seen, which is another thing."""
-    torch.manual_seed(0)
     network = nn.Sequential(nn.InstanceNorm2d(3), nn.InstanceNorm2d(3, track_running_stats=True)).eval()
     image = torch.randn(2, 3, 8, 8)
     expected = network(image)
