@@ -103,13 +103,12 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--coarse", action="store_true", help="voxels of 2 mm: 8 times faster")
-    parser.add_argument("--members", type=int, default=1, help="networks that the ITN is the mean of")
     options = parser.parse_args()
     rows, seeds = options.rows.split(","), [int(seed) for seed in options.seeds.split(",")]
     if unknown := set(rows) - set(ROWS):
         parser.error(f"rows {', '.join(sorted(unknown))}: expected some of {', '.join(ROWS)}.")
     runner, data = Runner(options.output_dir.resolve()), options.data.resolve()
-    model = {"itn_members": options.members, **(COARSE if options.coarse else {})}
+    model = COARSE if options.coarse else {}
     scores = {row: [score(runner, data, row, seed, options.epochs, model) for seed in seeds] for row in rows}
     header = ["change", *RESULTS, "gain of each seed", "processor seconds"]
     for line in (header, ["---"] * len(header), *(_line(row, scores) for row in rows)):

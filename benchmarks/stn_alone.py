@@ -35,20 +35,20 @@ _POLYNOMIAL = {
     "total_iters": "@max_epochs",
     "power": 0.9,
 }
-_NO_NORM = {"stn#norm": None}
 ROWS: dict[str, Mapping[str, Any]] = {
     "as it is": {},
-    "no normalisation": _NO_NORM,
-    "heads at each scale": {"stn#coarse_heads": True},
-    "two passes": {"network_def#stn_passes": 2},
-    "no normalisation and heads": {**_NO_NORM, "stn#coarse_heads": True},
-    "no normalisation and two passes": {**_NO_NORM, "network_def#stn_passes": 2},
-    "no normalisation and twice the channels": {**_NO_NORM, "stn#channels": [64, 128, 256]},
-    "no normalisation and a scale more": {**_NO_NORM, "stn#channels": [32, 64, 128, 128]},
-    "no normalisation and λ 0.1": {**_NO_NORM, "loss#regularisation": 0.1},
-    "no normalisation and twice the learning rate": {**_NO_NORM, "learning_rate": 0.002},
-    "no normalisation and averaged weights": {**_NO_NORM, "weight_average": 0.995},
-    "no normalisation and polynomial schedule": {**_NO_NORM, "lr_scheduler": _POLYNOMIAL},
+    "λ 0.5": {"loss_weights#lambda": 0.5},
+    "λ 0.1": {"loss_weights#lambda": 0.1},
+    "λ 0.005": {"loss_weights#lambda": 0.005},
+    "one λ from the start": {"loss_stiff#lambda": None},
+    "one pass": {"network_def#stn_passes": 1},
+    "one head": {"stn#coarse_heads": False},
+    "features normalised in groups": {"stn#norm": ["group", {"num_groups": 4}]},
+    "twice the channels": {"stn#channels": [64, 128, 256]},
+    "a scale more": {"stn#channels": [32, 64, 128, 128]},
+    "twice the learning rate": {"learning_rate": 0.002},
+    "weights of the last step": {"weight_average": 0.0},
+    "polynomial schedule": {"lr_scheduler": _POLYNOMIAL},
 }
 """Title → settings."""
 

@@ -34,7 +34,7 @@ RESULTS = {
     "refine": ("full", "refine"),
 }
 """Name in tables → run and its result."""
-MODEL: dict[str, Any] = {"itn_members": 1, "refine_trust": None}  # the limits of the trust are those of the shipped ITN
+MODEL: dict[str, Any] = {"refine_trust": None}  # the limits of the trust are those of the shipped ITN
 NO_AUGMENTATION: dict[str, Any] = {"train#augmentation": {"_target_": "Compose", "transforms": []}}
 COARSE: dict[str, Any] = {"spatial_size": [24, 32, 24], "spacing": [2.0, 2.0, 2.0]}
 QUICK = COARSE | {"refine_iterations": 5}

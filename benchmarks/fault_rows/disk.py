@@ -174,7 +174,6 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "topology of nothing": (("topology", "OUT/nowhere.pt"), "nowhere"),
     "a pack of nothing": (("pack", "DATA", "OUT/x.zip"), "data"),
     "a pack into a file": (("pack", "bundle", "FILE/x.zip"), "file"),
-    "one model of text": (("merge_itns", "OUT/x.pt", "FILE", "MODEL"), "file"),
     "ONNX of nothing": (("onnx", "OUT/x.onnx", "--ckpt_path", "OUT/nowhere.pt"), "nowhere"),
 }
 

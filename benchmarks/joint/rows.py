@@ -18,9 +18,7 @@ _POLYNOMIAL = (
 _COSINE = (
     "{'_target_': 'torch.optim.lr_scheduler.CosineAnnealingLR', 'optimizer': '@optimizer', 'T_max': '@max_epochs'}"
 )
-_DEEP = {"itn_member#deep_supervision": "true", "itn_member#deep_supr_num": 2}
-_SHARES = [4, 2, 1]  # of a network's heads, from fine to coarse
-_EACH = {"itn#each": "true"}
+_DEEP = {"itn_member#deep_supervision": "true", "itn_member#deep_supr_num": 2, "supervision": [4, 2, 1]}
 
 
 @dataclass(frozen=True)
@@ -40,27 +38,20 @@ class Row:
     before: Row | None = None
 
 
-def _strength(value: float) -> Row:
-    return Row({"loss_weights": f"{{'omega': 1.0, 'lambda': {value}, 'fade_in_epoch': 0, 'fade_in_width': 25.0}}"})
-
-
 ROWS: dict[str, Row] = {
     "as it is": Row(),
-    "averaged weights": Row({"weight_average": 0.995}),
+    "weights of the last step": Row({"weight_average": 0}),
     "polynomial schedule": Row({"lr_scheduler": _POLYNOMIAL}),
     "cosine schedule": Row({"lr_scheduler": _COSINE}),
-    "deep supervision": Row({**_DEEP, "supervision": f"$[0] + {_SHARES} * @itn_members"}),
-    "one network": Row({"itn_members": 1}),
-    "each network by itself": Row({**_EACH, "supervision": "$[0] + [1] * @itn_members"}),
+    "deep supervision": Row(_DEEP),
     "stronger augmentation": Row(configs=("benchmarks/joint/stronger_augmentation.yaml",)),
     "degraded images": Row(configs=(f"{VARIANTS}/degraded_images.yaml",)),
-    "λ 0.1": _strength(0.1),
-    "λ 0.02": _strength(0.02),
-    "STN without normalisation": Row({"stn#norm": None}),
-    "STN without normalisation and two passes": Row({"stn#norm": None, "network_def#stn_passes": 2}),
-    "two passes": Row({"network_def#stn_passes": 2}),
-    "heads at each scale": Row({"stn#coarse_heads": "true"}),
-    "heads at each scale and two passes": Row({"stn#coarse_heads": "true", "network_def#stn_passes": 2}),
+    "λ 0.5": Row({"loss_weights#lambda": 0.5}),
+    "λ 0.1": Row({"loss_weights#lambda": 0.1}),
+    "one λ from the start": Row({"loss_stiff#lambda": "null"}),
+    "one pass of the STN": Row({"network_def#stn_passes": 1}),
+    "one head of the STN": Row({"stn#coarse_heads": "false"}),
+    "the STN's features normalised in groups": Row({"stn#norm": "['group', {'num_groups': 4}]"}),
     "refined atlas": Row({"train#atlas#inferer": "@train#atlas_inferer"}),
     "no gradient into the ITN": Row({"network_def#_target_": "benchmarks.joint.parts.DetachedISTN"}),
     # About the same time as the joint training, half of it for either.

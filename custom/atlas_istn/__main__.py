@@ -39,7 +39,6 @@ COMMANDS = {
     "figure": ("pictures.figure", "draw_results", "draw cases of an inference run and the atlas"),
     "report": ("report", "write_report", "write an HTML report of an inference run"),
     "onnx": ("models.export", "export_itn", "export the voxel-wise segmentation network to ONNX"),
-    "merge_itns": ("models.merge", "merge_itns", "put the ITNs of several models into one model"),
     "ensemble": ("workflow.ensemble", "make_ensemble", "join trained bundles, as those of folds, to one"),
     "settings": ("settings.listing", "list_settings", "list what a configuration or a command line may set"),
     "configs": (

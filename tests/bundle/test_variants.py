@@ -38,12 +38,9 @@ RESULTS = {
     "fixed_atlas": ALL,
     "svf_only": ALL,
     "independent": ALL,
-    "trained_itn": ALL,
 }
 TRAINED = [name for name in RESULTS if name != "independent"]
 RUNS = [(name, 2) for name in RESULTS] + [(name, 3) for name in ("unet", "vml", "independent", "svf_only")]
-UNET_PATHS = {"independent": "unet_path", "trained_itn": "itn_path"}
-"""Variant that starts from a U-net → the setting that names its file."""
 SIZES = {2: [32, 32], 3: [16, 16, 16]}
 
 
@@ -136,9 +133,9 @@ class Bench:
 
     def _train(self, variant: str, dim: int) -> ConfigWorkflow:
         settings = {}
-        if variant in UNET_PATHS:
+        if variant == "independent":
             self.trained("unet", dim)
-            settings[UNET_PATHS[variant]] = str(self.output("unet", dim) / "models" / "model.pt")
+            settings["unet_path"] = str(self.output("unet", dim) / "models" / "model.pt")
         folders = {"dataset_dir": str(self.data(dim)), "output_dir": str(self.output(variant, dim))}
         return train(variant, dim, folders, **settings)
 
@@ -336,15 +333,6 @@ def test_independent_joins_a_trained_unet_a_new_stn_and_a_training_case(bench: B
     assert state["affine_gate"] == 1
     case = bench.trained("independent", dim).parser.get_parsed_content("train#dataset")[0]
     torch.testing.assert_close(state["atlas_labels"][0], torch.as_tensor(case["label"]), rtol=0, atol=1e-6)
-
-
-def test_a_trained_itn_stays_as_it_is_while_stn_and_atlas_learn(bench: Bench) -> None:
-    unet, state = bench.state("unet", 2), bench.state("trained_itn", 2)
-    itn = [name for name in state if name.startswith("itn.")]
-    assert itn
-    assert all(torch.equal(state[name], unet[name]) for name in itn)
-    assert state["stn.affine_head.2.weight"].any()  # zero before any training
-    assert state["atlas_labels"].any()
 
 
 def test_independent_refines_the_weights_of_the_stn_100_times(bench: Bench) -> None:

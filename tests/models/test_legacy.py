@@ -27,6 +27,10 @@ SETTINGS: dict[str, Any] = {
     "itn": "$torch.nn.Sequential(torch.nn.Conv3d(1, 3, 1), torch.nn.ReLU(), torch.nn.Conv3d(3, 3, 1))",
     "itn_activation": None,
     "stn#channels": [8, 16],
+    # as it was then
+    "stn#norm": ["group", {"num_groups": 4}],
+    "stn#coarse_heads": False,
+    "network_def#stn_passes": 1,
     "refine_iterations": 12,
     "refine_trust": None,
     "write_uncertainty": True,

@@ -18,6 +18,7 @@ from ignite.engine import Engine
 from monai.networks.nets import UNet as MonaiUNet
 from torch import nn
 
+from atlas_istn.errors import InputError
 from atlas_istn.inferers.refine import RefinementInferer
 from atlas_istn.networks import AtlasISTN, SpatialTransformerNetwork, UNet
 from atlas_istn.spatial import precision
@@ -103,6 +104,21 @@ def test_moves_towards_the_cases_warped_by_a_known_translation(tiny_network: Bui
     expected_labels = 0.75 * start_labels + 0.25 * mean_of(cases(), "label")[:, :, rows]
     torch.testing.assert_close(network.atlas_image, expected_image, rtol=0, atol=1e-5)
     torch.testing.assert_close(network.atlas_labels, expected_labels, rtol=0, atol=1e-5)
+
+
+def test_an_stn_that_moves_all_labels_out_of_the_image_is_refused(tiny_network: Build) -> None:
+    label = torch.zeros(2, *SHAPE)
+    label[1, 2:7, 4:12] = 1
+    network, data = tiny_network(SHAPE), [{"image": torch.rand(1, *SHAPE), "label": label}]
+    before = network.atlas_labels.clone()
+    network.stn = Shift(
+        9.0
+    )  # by its bound, half the extent: no row of the atlas has its place at these rows of the case
+    with pytest.raises(InputError, match=r"out of the atlas's image: 0% of their volume is left.*loss_stiff"):
+        AtlasBuilder(network, batches(data, 1)).update(1)
+    assert torch.equal(network.atlas_labels, before)
+    label.zero_()  # a case that has no label loses none
+    AtlasBuilder(network, batches(data, 1)).update(1)
 
 
 def test_takes_the_batches_in_turn(tiny_network: Build) -> None:

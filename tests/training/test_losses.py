@@ -11,8 +11,7 @@ import torch
 from monai.networks.nets import DynUNet
 
 from atlas_istn.errors import InputError
-from atlas_istn.networks import AtlasISTN, JointForward, MeanOfNetworks
-from atlas_istn.registration.similarity import squared_error
+from atlas_istn.networks import AtlasISTN, JointForward
 from atlas_istn.training.losses import AtlasISTNLoss, dice_cross_entropy
 
 Build = Callable[..., AtlasISTN]
@@ -61,6 +60,23 @@ def test_gradients_reach_every_weight_and_leave_the_atlas(tiny_network: Build, r
     assert not any(term.requires_grad for term in loss.terms.values())
 
 
+def test_the_atlas_is_stiff_at_first(tiny_network: Build, ring: Field) -> None:
+    loss = AtlasISTNLoss(
+        tiny_network((24, 24)), regularisation=0.02, stiff_regularisation=0.5, stiff_epochs=4, segmentation_weight=0.0
+    )
+    strengths = []
+    for loss.epoch in range(6):
+        strengths.append(loss.schedules["lambda"])
+    # The same factor each epoch, the fourth root of 0.02 / 0.5, and its own from the fifth on.
+    torch.testing.assert_close(strengths, [0.5, 0.5 * 0.04**0.25, 0.1, 0.5 * 0.04**0.75, 0.02, 0.02])
+    output = JointForward(loss.network)(torch.rand(1, 1, 24, 24))
+    output["velocity"] = torch.rand_like(output["velocity"])
+    values = {}
+    for loss.epoch in (0, 5):
+        values[loss.epoch] = loss(output, ring((24, 24)))
+    torch.testing.assert_close(values[0] - values[5], 0.48 * loss.terms["regularisation"])
+
+
 def deep(dim: int) -> DynUNet:
     return DynUNet(dim, 1, 2, (3, 3, 3), (1, 2, 2), (2, 2), filters=(4, 4, 4), deep_supervision=True, deep_supr_num=1)
 
@@ -82,28 +98,3 @@ def test_a_network_with_deep_supervision_learns_from_all_its_heads(tiny_network:
     assert set(JointForward(network)(image)) == {"prediction", "velocity", "parameters"}
     with pytest.raises(InputError, match="2 predictions in training"):
         AtlasISTNLoss(network)(output, labels)
-
-
-def test_networks_of_a_mean_learn_each_by_itself(tiny_network: Build, ring: Field) -> None:
-    members = [torch.nn.Conv2d(1, 2, 3, padding=1) for _ in range(2)]
-    network = tiny_network((16, 16), itn=MeanOfNetworks(members, each=True))
-    image, labels = torch.rand(2, 1, 16, 16), ring((16, 16)).expand(2, -1, -1, -1)
-    output = JointForward(network)(image)
-    found = torch.stack([member(image).softmax(dim=1) for member in members], dim=1)
-    torch.testing.assert_close(output["predictions"], torch.cat([found.mean(dim=1, keepdim=True), found], dim=1))
-    alone = AtlasISTNLoss(network, deformation_weight=0.0, supervision=(0.0, 1.0, 1.0))
-    alone(output, labels).backward()
-    expected = torch.autograd.grad(
-        squared_error(members[0](image).softmax(dim=1), labels).mean() / 2, members[0].weight
-    )
-    torch.testing.assert_close(members[0].weight.grad, expected[0])  # knows nothing of the other one
-    network.eval()
-    torch.testing.assert_close(network.segment(image), found.mean(dim=1))
-
-
-def test_a_mean_of_networks_with_deep_supervision_yields_the_heads_of_each() -> None:
-    network, image = MeanOfNetworks([deep(2), deep(2)]), torch.rand(3, 1, 16, 16)
-    found = network(image)
-    heads = torch.cat([member(image).softmax(dim=2) for member in network.networks], dim=1)
-    torch.testing.assert_close(found, torch.cat([heads[:, [0, 2]].mean(dim=1, keepdim=True), heads], dim=1))
-    torch.testing.assert_close(network.eval()(image), found[:, 0])

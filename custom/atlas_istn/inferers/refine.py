@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InputError
 from ..networks import AtlasISTN
@@ -176,12 +176,7 @@ class RefinementInferer(SegmentationInferer):
         rate = _RATES[mode] if self.learning_rate is None or mode != self.mode else self.learning_rate
         if mode == "field":
             return FreeParameters((start.velocity, start.parameters), (rate, _AFFINE_SHARE * rate), build)
-        if network.stn_passes > 1:
-            raise InputError(
-                f'refine_mode "weights" is for an STN that looks once, found {network.stn_passes} passes. Set '
-                'refine_mode to "field".'
-            )
-        return NetworkWeights(network.stn, network.stn_input(start.prediction), rate, build, self.amp)
+        return NetworkWeights(_Registration(network), start.prediction, rate, build, self.amp)
 
     def _phases(self, regularisation: float, aim: _Aim) -> list[Phase]:
         stiff = self.stiff_regularisation or _STIFFER * regularisation
@@ -206,6 +201,17 @@ class RefinementInferer(SegmentationInferer):
             if weight > 0
         ]
         return Objective(pairs, window=_window(torch.cat([target, moved])))
+
+
+class _Registration(nn.Module):
+    """From labelmaps to velocity and raw affine parameters, in all passes of the STN; the ITN learns nothing of it."""
+
+    def __init__(self, network: AtlasISTN) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, subject: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.register(subject)
 
 
 class _Aim:

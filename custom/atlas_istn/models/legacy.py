@@ -34,7 +34,6 @@ MOVED: dict[str, tuple[str, ...]] = {
     "inference": ("workflow.cases", "workflow.writer", "workflow.scorer"),
     "io.dicom_capture": ("workflow.dicom_page", "pictures.dicom_page"),
     "losses": ("training.losses", "registration.similarity"),
-    "merge": ("models.merge",),
     "metrics": ("evaluation.metrics",),
     "model_loader": ("models.loading",),
     "one_pass": ("inferers.one_pass",),

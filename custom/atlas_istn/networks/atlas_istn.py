@@ -120,7 +120,7 @@ class AtlasISTN(nn.Module):
     def predictions(self, image: Tensor) -> Tensor:
         """What the ITN yields, ``[B, n, Nc, *shape]``, float32: the prediction and, in training, others to learn from.
 
-        Those are the heads at coarser scales of a network with deep supervision, or the networks of a mean.
+        Those are the heads at coarser scales of a network with deep supervision.
         """
         found = self.itn(image).float()
         if found.dim() == image.dim():

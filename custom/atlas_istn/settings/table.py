@@ -79,7 +79,6 @@ DATA = {
 MODEL = {
     "localise": _truth("scans are larger than the grid: find the anatomy in them"),
     "device": Setting("where it runs", "device"),
-    "itn_members": _count("networks that the ITN is the mean of", 1),
     "itn_kernels": Setting("kernel sizes of the DynUNet, scale by scale"),
     "itn_strides": Setting("strides of the DynUNet, scale by scale"),
     "itn_norm": Setting("normalisation of the ITN in place of its own"),
@@ -89,7 +88,6 @@ MODEL = {
     "ckpt_dir": _text("folder of the checkpoints"),
     "init_path": _text("model whose weights a training begins with, as far as they fit", optional=True),
     "unet_path": _text("model file of a trained U-net"),
-    "itn_path": _text("model file of a trained ITN"),
     "quality_path": _text("statistics of good cases, as calibrate writes them"),
 }
 
@@ -165,6 +163,7 @@ TRAINING = {
     "max_epochs": _count("epochs", 1),
     "batch_size": _count("cases of a batch, in each process", 1),
     "learning_rate": _positive("step size of Adam at the start"),
+    "stn_head_rate": _positive("learning rate of the STN's last layers, as a share of that of all others"),
     "learning_rate_half_life": _positive("epochs in which the learning rate halves"),
     "weight_average": Setting("largest decay of the moving average of the weights; 0: none", "number", 0, 1),
     "atlas_rate": _share("η: how far the atlas moves per epoch"),
@@ -183,6 +182,14 @@ TRAINING = {
             "lambda": _from_zero("λ of the regulariser"),
             "fade_in_epoch": _from_zero("epoch in which ω has half its value; 0: full from the start"),
             "fade_in_width": _positive("epochs over which ω rises"),
+        },
+    ),
+    "loss_stiff": Setting(
+        "the first epochs, in which the atlas hardly bends",
+        "table",
+        fields={
+            "lambda": Setting("λ of the first one; null: as in the others", "number", 0, above=True, optional=True),
+            "fraction": _share("share of the epochs in which λ falls to its own"),
         },
     ),
     "segmentation_weight": _from_zero("weight of the ITN's own loss"),
@@ -281,11 +288,14 @@ NESTED: dict[str, Setting] = {
     "loss#fade_in_width": TRAINING["loss_weights"].fields["fade_in_width"],
     "loss#regularisation": TRAINING["loss_weights"].fields["lambda"],
     "loss#segmentation_weight": TRAINING["segmentation_weight"],
+    "loss#stiff_epochs": _from_zero("epochs in which λ falls to its own"),
+    "loss#stiff_regularisation": TRAINING["loss_stiff"].fields["lambda"],
     "loss#supervision": TRAINING["supervision"],
     "lr_scheduler#gamma": Setting("factor of the learning rate from epoch to epoch", "number", 0, 1, above=True),
     "network_def#in_channels": DATA["in_channels"],
     "network_def#spacing": DATA["spacing"],
     "network_def#spatial_size": DATA["spatial_size"],
+    "optimizer#params#lr_values": _positive("learning rate of the STN's last layers"),
     "optimizer#lr": TRAINING["learning_rate"],
     "refinement#adaptation": Setting("adaptation of the ITN", "component", optional=True),
     "refinement#adaptation#confidence": REFINEMENT["refine_adaptation"].fields["confidence"],

@@ -31,6 +31,7 @@ __all__ = ["AtlasBuilder", "FinalAtlas"]
 
 logger = logging.getLogger(__name__)
 
+_LEAST_SHARE = 0.1  # of the volume of the labels that registration may leave of them
 _LEAST_DISTANCE = 1e-3  # root mean square over a labelmap: bounds the weight of a case that equals the atlas
 
 
@@ -174,7 +175,11 @@ class AtlasBuilder:
         align: Callable[[Tensor, Tensor], Transform] | None,
         batches: Iterable[Mapping[str, Any]] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Mean image and labelmap over the cases of all ranks, each warped by the transform that ``align`` gives."""
+        """Mean image and labelmap over the cases of all ranks, each warped by the transform that ``align`` gives.
+
+        Raises:
+            InputError: there is no case, or the registration leaves hardly anything of the labels.
+        """
         network = self.network
         training = network.training
         network.eval()
@@ -184,6 +189,7 @@ class AtlasBuilder:
         total = torch.zeros_like(torch.cat([network.atlas_image, network.atlas_labels], dim=1)[0])
         weight = torch.zeros((), device=device)
         mean_transform = _MeanTransform()
+        volumes = torch.zeros(2, device=device)  # of the labels as they are, and warped
         for batch in self.data_loader if batches is None else batches:
             image, labels = torch.as_tensor(batch["image"]).to(device), torch.as_tensor(batch["label"]).to(device)
             cases = torch.cat([image, labels], dim=1)
@@ -194,6 +200,7 @@ class AtlasBuilder:
                 transform = align(image, labels)
                 mean_transform.add(transform)
                 cases = transform.to_moving(cases)
+                volumes += torch.stack([labels[:, 1:].sum(), cases[:, channels + 1 :].sum()])
                 if self.average == "median":
                     weights = self._closeness(cases[:, channels:])
             total += torch.einsum("b,bc...->c...", weights, cases)
@@ -202,6 +209,7 @@ class AtlasBuilder:
         weight = idist.all_reduce(weight)
         if not weight:
             raise InputError(f"atlas_case {self.case}: the training list has no case of this name. Choose one of its.")
+        _check_volumes(idist.all_reduce(volumes))
         mean = (idist.all_reduce(total) / weight).unsqueeze(0)
         if align is not None and self.shape == "unbiased":
             mean = mean_transform.result().to_fixed(mean)
@@ -247,6 +255,17 @@ def _sharpen(volume: Tensor, amount: float) -> Tensor:
     # MONAI's filter is minus the sum of differences to all neighbours, of which 3^(dim − 1) lie ahead along each axis.
     negative = LaplaceFilter(dim, 3)(padded)[(..., *[slice(1, -1)] * dim)] / 3 ** (dim - 1)
     return volume + amount * negative
+
+
+def _check_volumes(volumes: Tensor) -> None:
+    """Refuse an atlas of labels that lie outside the image: no gradient leads back from there."""
+    before, after = volumes.tolist()
+    if after < _LEAST_SHARE * before:
+        raise InputError(
+            f"the STN moves the labels out of the atlas's image: {after / before:.0%} of their volume is left, "
+            f"expected at least {_LEAST_SHARE:.0%}. It would not come back. Choose a larger λ for the first epochs "
+            "(loss_stiff), or a lower stn_head_rate or learning_rate."
+        )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

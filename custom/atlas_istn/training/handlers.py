@@ -266,7 +266,9 @@ class TensorBoardLog:
             self.writer.add_scalar(f"loss/{name}", mean, epoch)
         for name, value in self.loss.schedules.items():
             self.writer.add_scalar(f"schedule/{name}", value, epoch)
-        self.writer.add_scalar("schedule/learning_rate", engine.optimizer.param_groups[0]["lr"], epoch)
+        self.writer.add_scalar(
+            "schedule/learning_rate", max(group["lr"] for group in engine.optimizer.param_groups), epoch
+        )
         logger.info("epoch %d: %s", epoch, ", ".join(f"{name} {mean:.5f}" for name, mean in means.items()))
         for name, draw in self.pictures.items():
             self.writer.add_image(name, np.asarray(draw()), epoch, dataformats="HWC")

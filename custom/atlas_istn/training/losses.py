@@ -36,6 +36,10 @@ class AtlasISTNLoss(nn.Module):
         network: the network being trained; its atlas and transformation model are read, its weights are not.
         segmentation_loss: Ls, per-case error ``[B]`` of the ITN's prediction and the labelmap; (10) by default.
         regularisation: λ on voxel-unit gradients. The papers' λ on normalised coordinates equals λ (2 / (N − 1))² here.
+        stiff_regularisation: λ of the first epoch, from which it falls to its own, each epoch by the same factor. The
+            affine map is so learned first, and a small λ does not let the first steps sweep the atlas out of the image,
+            whence no gradient leads back. None: λ from the start, as in the paper.
+        stiff_epochs: epochs until λ is its own.
         deformation_weight: final value of ω.
         fade_in_epoch: epoch t0 at which ω is half its final value; 0 gives the full weight from the start.
         fade_in_width: epochs over which ω rises, 25 in the paper.
@@ -53,6 +57,8 @@ class AtlasISTNLoss(nn.Module):
         network: AtlasISTN,
         segmentation_loss: Callable[[Tensor, Tensor], Tensor] = squared_error,
         regularisation: float = 0.5,
+        stiff_regularisation: float | None = None,
+        stiff_epochs: float = 0,
         deformation_weight: float = 1.0,
         fade_in_epoch: float = 0,
         fade_in_width: float = 25.0,
@@ -63,6 +69,8 @@ class AtlasISTNLoss(nn.Module):
         self.network = network
         self.segmentation_loss = segmentation_loss
         self.regularisation = regularisation
+        self.stiff_regularisation = stiff_regularisation
+        self.stiff_epochs = stiff_epochs
         self.deformation_weight = deformation_weight
         self.fade_in_epoch = fade_in_epoch
         self.fade_in_width = fade_in_width
@@ -79,9 +87,17 @@ class AtlasISTNLoss(nn.Module):
         return self.deformation_weight / (1.0 + math.exp(-(self.epoch - self.fade_in_epoch) / self.fade_in_width))
 
     @property
+    def strength(self) -> float:
+        """Current weight λ of the regularisation."""
+        if not self.stiff_regularisation or self.epoch >= self.stiff_epochs:
+            return self.regularisation
+        fraction = self.epoch / self.stiff_epochs
+        return float(self.stiff_regularisation ** (1.0 - fraction) * self.regularisation**fraction)
+
+    @property
     def schedules(self) -> dict[str, float]:
         """What of the objective changes from epoch to epoch."""
-        return {"omega": self.omega}
+        return {"omega": self.omega, "lambda": self.strength}
 
     def forward(self, output: dict[str, Tensor], labels: Tensor) -> Tensor:
         """Loss of a batch.
@@ -108,7 +124,7 @@ class AtlasISTNLoss(nn.Module):
             "segmentation": self.segmentation_weight,
             "a2s": self.omega,
             "s2a": self.omega,
-            "regularisation": self.omega * self.regularisation,
+            "regularisation": self.omega * self.strength,
         }
         return torch.stack([weights[name] * value for name, value in terms.items()]).sum(dim=0).mean()
 

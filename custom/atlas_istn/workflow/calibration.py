@@ -189,27 +189,23 @@ class Calibration:
         """Choose confidence and trust, and write the statistics for them.
 
         Returns:
-            Those of ``refine_confidence`` and ``refine_trust`` that are worth having, and their values.
+            ``refine_confidence`` and ``refine_trust``: what is worth having, else 0 and None.
 
         Raises:
             InputError: as for `run`.
         """
         self.loader()
-        policy = self.refinement.policy
+        self.refinement.policy = TargetPolicy()
         samples = self.samples("calibration, ITN as it is")
-        chosen: dict[str, Any] = {}
+        chosen: dict[str, Any] = {"refine_confidence": 0.0, "refine_trust": None}
         if sum(sample.clean for sample in samples) >= FEWEST_CASES:
             value = choose_confidence(samples)
-            self.refinement.policy = replace(policy, confidence=value)
+            self.refinement.policy = TargetPolicy(value)
             sharpened = self.samples("calibration, ITN sharpened")
             if better(sharpened, samples):
                 samples, chosen["refine_confidence"] = sharpened, value
-            trust = choose_trust(samples)
-            if trust:
-                chosen["refine_trust"] = trust
-        self.refinement.policy = TargetPolicy(
-            chosen.get("refine_confidence", policy.confidence), chosen.get("refine_trust")
-        )
+            chosen["refine_trust"] = choose_trust(samples)
+        self.refinement.policy = TargetPolicy(chosen["refine_confidence"], chosen["refine_trust"])
         self.settings |= chosen
         self._write(samples)
         return chosen

@@ -110,7 +110,7 @@ class TrainedBundle:
         except InputError as error:
             logger.warning("the model is not calibrated. %s", error)
             return {}
-        logger.info("calibrated: %s", ", ".join(f"{k} {v}" for k, v in chosen.items()) or "ITN as it is, trusted")
+        logger.info("calibrated: %s", ", ".join(f"{name} {value}" for name, value in chosen.items()))
         return chosen
 
     def _write_readme(self, text: str) -> None:
