@@ -83,8 +83,6 @@ def score(runner: Runner, data: Path, title: str, seed: int, epochs: int, model:
         "test_list": "validation",
         "ckpt_path": trained,
         "output_dir": runner.folder / f"{name}_validation",
-        "refine_trust": "null",  # its limits are those of another ITN
-        "refine_confidence": 0,
     }
     testing |= {key: value for key, value in changed.items() if key.startswith(OF_MODEL)}
     runner.bundle(f"test_{name}", "evaluate", [f"{CONFIGS}/evaluate.yaml", DATA], **testing)

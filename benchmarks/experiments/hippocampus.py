@@ -34,7 +34,6 @@ RESULTS = {
     "refine": ("full", "refine"),
 }
 """Name in tables → run and its result."""
-MODEL: dict[str, Any] = {"refine_trust": None}  # the limits of the trust are those of the shipped ITN
 NO_AUGMENTATION: dict[str, Any] = {"train#augmentation": {"_target_": "Compose", "transforms": []}}
 COARSE: dict[str, Any] = {"spatial_size": [24, 32, 24], "spacing": [2.0, 2.0, 2.0]}
 QUICK = COARSE | {"refine_iterations": 5}
@@ -76,7 +75,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=60, help=f"of a training with {ALL_CASES} cases")
     arguments = parser.parse_args()
     bench, variants, numbers = Bench(arguments.output_dir), arguments.variants, arguments.cases
-    shared = MODEL | (COARSE if arguments.coarse else {})
+    shared = COARSE if arguments.coarse else {}
     if arguments.quick:
         variants, numbers, shared = ["full", "unet"], [6], shared | QUICK
 

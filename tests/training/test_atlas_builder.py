@@ -111,9 +111,7 @@ def test_an_stn_that_moves_all_labels_out_of_the_image_is_refused(tiny_network: 
     label[1, 2:7, 4:12] = 1
     network, data = tiny_network(SHAPE), [{"image": torch.rand(1, *SHAPE), "label": label}]
     before = network.atlas_labels.clone()
-    network.stn = Shift(
-        9.0
-    )  # by its bound, half the extent: no row of the atlas has its place at these rows of the case
+    network.stn = Shift(9.0)  # by its bound, half the extent: these rows of the case come to lie outside
     with pytest.raises(InputError, match=r"out of the atlas's image: 0% of their volume is left.*loss_stiff"):
         AtlasBuilder(network, batches(data, 1)).update(1)
     assert torch.equal(network.atlas_labels, before)
