@@ -74,7 +74,7 @@ def test_the_inverse_undoes_the_map_within_the_image(dim: int, model: str) -> No
     if model == "displacement":
         field = BSpline(shape).displacement(field, True)
     transform = Transform(field, torch.eye(dim, dim + 1).double()[None], shape, (1.0,) * dim, kind)
-    back, there = transform.displacement(), transform.displacement(inverse=True)
+    back, there = transform.deformation(), transform.deformation(inverse=True)
     points = identity_grid(list(shape), back.device) + back
     residual = (sample_displacement(there, points) + back).norm(dim=1)
     assert residual.max() < 1e-4

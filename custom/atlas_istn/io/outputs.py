@@ -9,11 +9,12 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from ..errors import InputError
 from ..spatial import Transform
@@ -202,8 +203,10 @@ def world_transforms(
     to_fixed = fixed @ np.linalg.inv(centred) @ forward @ centred @ np.linalg.inv(moving)
     if transform.field is None:
         return affine_transform(np.linalg.inv(to_fixed)), affine_transform(to_fixed)
-    inverse, direct = (transform.displacement(way)[0].double().cpu().numpy() for way in (True, False))
+    inverse, direct = (cast(Tensor, transform.deformation(way))[0].double().cpu().numpy() for way in (True, False))
+    steps = [(n - 1) / max(m - 1, 1) for n, m in zip(transform.shape, inverse.shape[1:], strict=True)]
+    grid = moving @ np.diag([*steps, 1.0])  # of the field, with the corners of the images
     return (
-        composite_transform(inverse, moving, np.linalg.inv(to_fixed), affine_first=True),
-        composite_transform(direct, moving, to_fixed, affine_first=False),
+        composite_transform(inverse, grid, np.linalg.inv(to_fixed), affine_first=True),
+        composite_transform(direct, grid, to_fixed, affine_first=False),
     )

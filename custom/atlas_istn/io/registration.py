@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -56,14 +55,14 @@ class Registration:
     def to_subject(self, points: Points) -> Points:
         """Take points ``[N, dim]`` of the atlas to the subject by ``Φ = T ∘ φ``; LPS millimetres."""
         voxels = self._voxels(points, self.atlas_affine)
-        moved = voxels + sample_displacement(self._forward, voxels)
+        moved = voxels + self._displacement(voxels)
         return self._world(apply_affine(self.transform.affine, moved, *self._geometry), self.subject_affine)
 
     def to_atlas(self, points: Points) -> Points:
         """Take points ``[N, dim]`` of the subject to the atlas by ``Φ⁻¹ = φ⁻¹ ∘ T⁻¹``; LPS millimetres."""
         voxels = self._voxels(points, self.subject_affine)
         moved = apply_affine(invert_affine(self.transform.affine), voxels, *self._geometry)
-        return self._world(moved + sample_displacement(self._inverse, moved), self.atlas_affine)
+        return self._world(moved + self._displacement(moved, inverse=True), self.atlas_affine)
 
     def outside(self, points: Points, of_atlas: bool) -> npt.NDArray[np.bool_]:
         """Which points ``[N, dim]`` (LPS) lie more than half a voxel beyond the model's grid, ``[N]``."""
@@ -71,13 +70,10 @@ class Registration:
         voxels = transform_points(np.linalg.inv(affine), flip_points(points))
         return np.asarray(((voxels < -0.5) | (voxels > np.asarray(self.transform.shape) - 0.5)).any(axis=1))
 
-    @cached_property
-    def _forward(self) -> Tensor:
-        return self.transform.displacement()
-
-    @cached_property
-    def _inverse(self) -> Tensor:
-        return self.transform.displacement(inverse=True)
+    def _displacement(self, voxels: Tensor, inverse: bool = False) -> Tensor:
+        """Of φ, or φ⁻¹, at voxels of the image's grid."""
+        deformation = cast(Tensor, self.transform.deformation(inverse))
+        return sample_displacement(deformation, voxels, list(self.transform.shape))
 
     @property
     def _geometry(self) -> tuple[list[float], list[int]]:

@@ -21,7 +21,6 @@ from ..spatial import (
     fixed_to_moving_displacement,
     mixed_precision,
     moving_to_fixed_displacement,
-    resize_displacement,
     warp,
 )
 from .layout import to_channels_last
@@ -137,9 +136,8 @@ class AtlasISTN(nn.Module):
         velocity, parameters = self.stn(self.stn_input(subject))
         parameters = parameters * self.affine_gate
         for _ in range(self.stn_passes - 1):
-            size = list(self.atlas_labels.shape[2:])
-            deformation = resize_displacement(exponential(velocity, self.squarings), size)
-            displacement = fixed_to_moving_displacement(deformation, self.affine(parameters), self.spacing)
+            deformation, size = exponential(velocity, self.squarings), list(self.atlas_labels.shape[2:])
+            displacement = fixed_to_moving_displacement(deformation, self.affine(parameters), self.spacing, size)
             further = self.stn(self.stn_input(warp(subject, displacement)))
             velocity, parameters = velocity + further[0], parameters + further[1] * self.affine_gate
         return velocity, parameters
@@ -187,8 +185,8 @@ class AtlasISTN(nn.Module):
         if self.stn is None:
             return subject
         velocity, parameters = self.register(subject)
-        deformation = resize_displacement(exponential(-velocity, self.squarings), list(self.atlas_labels.shape[2:]))
-        displacement = moving_to_fixed_displacement(deformation, self.affine(parameters), self.spacing)
+        deformation, size = exponential(-velocity, self.squarings), list(self.atlas_labels.shape[2:])
+        displacement = moving_to_fixed_displacement(deformation, self.affine(parameters), self.spacing, size)
         return warp(self.atlas_labels, displacement)
 
 

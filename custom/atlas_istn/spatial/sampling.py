@@ -16,6 +16,7 @@ __all__ = [
     "multiply_axis",
     "per_axis",
     "resample",
+    "rescale_displacement",
     "resize_displacement",
     "sample_displacement",
     "warp",
@@ -128,17 +129,27 @@ def resample(image: Tensor, grid: Tensor, mode: str = "bilinear", padding_mode: 
     return F.grid_sample(image, grid, mode=mode, padding_mode=padding_mode, align_corners=True)
 
 
-def sample_displacement(displacement: Tensor, points: Tensor) -> Tensor:
+def sample_displacement(displacement: Tensor, points: Tensor, shape: list[int] | None = None) -> Tensor:
     """Value of a displacement field at arbitrary points; beyond the border it continues with the border's value.
 
     Args:
-        displacement: ``[B, dim, *shape]`` in voxels.
-        points: ``[B, dim, *grid]``, voxel coordinates on the field's grid.
+        displacement: ``[B, dim, *own]`` in voxels of its grid.
+        points: ``[B, dim, *grid]``, voxel coordinates of an image.
+        shape: of the image, which has the extent of the field; default: that of the field.
 
     Returns:
-        ``[B, dim, *grid]`` in voxels.
+        ``[B, dim, *grid]`` in voxels of the image.
     """
-    return _sample(displacement, points)
+    if shape is None:
+        return _sample(displacement, points)
+    points = _normalised(full_precision(points), shape)
+    return resample(rescale_displacement(full_precision(displacement), shape), points)
+
+
+def rescale_displacement(displacement: Tensor, shape: list[int]) -> Tensor:
+    """The vectors ``[B, dim, *own]`` of a field in voxels of a grid of another shape over the same extent."""
+    ratio = per_axis([(n - 1) / max(displacement.shape[2 + i] - 1, 1) for i, n in enumerate(shape)], displacement)
+    return displacement * ratio.reshape([1, len(shape)] + [1] * len(shape))
 
 
 def resize_displacement(displacement: Tensor, shape: list[int]) -> Tensor:
@@ -151,16 +162,13 @@ def resize_displacement(displacement: Tensor, shape: list[int]) -> Tensor:
     Returns:
         ``[B, dim, *shape]`` in voxels of the new grid.
     """
-    old = displacement.shape[2:]
-    if list(old) == list(shape):
+    if list(displacement.shape[2:]) == list(shape):
         return displacement
+    field = rescale_displacement(full_precision(displacement), shape)
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         mode = "bilinear" if len(shape) == 2 else "trilinear"
-        field = F.interpolate(full_precision(displacement), size=shape, mode=mode, align_corners=True)
-    else:
-        field = _interpolate(full_precision(displacement), shape)
-    ratio = per_axis([(n - 1) / max(old[i] - 1, 1) for i, n in enumerate(shape)], field)
-    return field * ratio.reshape([1, len(shape)] + [1] * len(shape))
+        return F.interpolate(field, size=shape, mode=mode, align_corners=True)
+    return _interpolate(field, shape)
 
 
 @torch.jit.unused

@@ -26,44 +26,54 @@ from torch import Tensor
 from .affine import affine_sampling_grid, apply_affine, invert_affine
 from .deformation import DeformationModel, VelocityField
 from .jacobian import jacobian_determinant
-from .sampling import identity_grid, per_axis, resample, resize_displacement, sample_displacement, warp
+from .sampling import (
+    identity_grid,
+    per_axis,
+    resample,
+    rescale_displacement,
+    resize_displacement,
+    sample_displacement,
+    warp,
+)
 
 __all__ = ["Transform", "fixed_to_moving_displacement", "moving_to_fixed_displacement"]
 
 
-def fixed_to_moving_displacement(deformation: Tensor, affine: Tensor, spacing: list[float]) -> Tensor:
+def fixed_to_moving_displacement(deformation: Tensor, affine: Tensor, spacing: list[float], shape: list[int]) -> Tensor:
     """Displacement of ``Φ = T ∘ φ``, which resamples the fixed image in the moving space.
 
     Args:
-        deformation: ``[B, dim, *shape]``, displacement of φ on the grid of the image, in voxels.
+        deformation: ``[B, dim, *own]``, displacement of φ in voxels of its own grid over the image's extent.
         affine: ``[B, dim, dim + 1]``, T in centred coordinates.
-        spacing: voxel size along each axis.
+        spacing: voxel size of the image along each axis.
+        shape: of the image.
 
     Returns:
         ``[B, dim, *shape]`` in voxels.
     """
-    shape = list(deformation.shape[2:])
     identity = identity_grid(shape, deformation.device)
-    return apply_affine(affine, identity + deformation, spacing, shape) - identity
+    return apply_affine(affine, identity + resize_displacement(deformation, shape), spacing, shape) - identity
 
 
-def moving_to_fixed_displacement(inverse_deformation: Tensor, affine: Tensor, spacing: list[float]) -> Tensor:
+def moving_to_fixed_displacement(
+    inverse_deformation: Tensor, affine: Tensor, spacing: list[float], shape: list[int]
+) -> Tensor:
     """Displacement of ``Φ⁻¹ = φ⁻¹ ∘ T⁻¹``, which resamples the moving image onto the fixed one.
 
     Points that T⁻¹ sends outside the grid are moved by the border's displacement, so that Φ⁻¹ stays invertible there.
 
     Args:
-        inverse_deformation: ``[B, dim, *shape]``, displacement of φ⁻¹ on the grid of the image, in voxels.
+        inverse_deformation: ``[B, dim, *own]``, displacement of φ⁻¹ in voxels of its own grid over the image's extent.
         affine: ``[B, dim, dim + 1]``, T (not its inverse) in centred coordinates.
-        spacing: voxel size along each axis.
+        spacing: voxel size of the image along each axis.
+        shape: of the image.
 
     Returns:
         ``[B, dim, *shape]`` in voxels.
     """
-    shape = list(inverse_deformation.shape[2:])
     identity = identity_grid(shape, inverse_deformation.device)
     points = apply_affine(invert_affine(affine), identity, spacing, shape)
-    return points + sample_displacement(inverse_deformation, points) - identity
+    return points + sample_displacement(inverse_deformation, points, shape) - identity
 
 
 @dataclass(frozen=True)
@@ -109,19 +119,14 @@ class Transform:
             self._known[inverse] = self.model.displacement(self.field, inverse)
         return self._known[inverse]
 
-    def displacement(self, inverse: bool = False) -> Tensor:
-        """Displacement ``[B, dim, *shape]`` of φ (or φ⁻¹) on the grid of the images, in its voxels."""
-        return self._full(self.deformation(inverse))
+    def fixed_to_moving(self) -> Tensor:
+        """Displacement ``[B, dim, *shape]`` of Φ in voxels."""
+        return fixed_to_moving_displacement(self._some_deformation(), self.affine, list(self.spacing), list(self.shape))
 
-    def fixed_to_moving(self, deformation: Tensor | None = None) -> Tensor:
-        """Displacement ``[B, dim, *shape]`` of Φ in voxels; ``deformation`` reuses φ where it is already known."""
-        deformation = self.deformation() if deformation is None else deformation
-        return fixed_to_moving_displacement(self._full(deformation), self.affine, list(self.spacing))
-
-    def moving_to_fixed(self, deformation: Tensor | None = None) -> Tensor:
-        """Displacement ``[B, dim, *shape]`` of Φ⁻¹ in voxels; ``deformation`` reuses φ⁻¹ where it is already known."""
-        deformation = self.deformation(inverse=True) if deformation is None else deformation
-        return moving_to_fixed_displacement(self._full(deformation), self.affine, list(self.spacing))
+    def moving_to_fixed(self) -> Tensor:
+        """Displacement ``[B, dim, *shape]`` of Φ⁻¹ in voxels."""
+        deformation = self._some_deformation(inverse=True)
+        return moving_to_fixed_displacement(deformation, self.affine, list(self.spacing), list(self.shape))
 
     def sampling_grid(
         self, backward: bool = False, deformation: Tensor | None = None, window: Sequence[slice] | None = None
@@ -144,14 +149,15 @@ class Transform:
             deformation = self.deformation(inverse=not backward)
         size = per_axis([2.0 / max(n - 1, 1) for n in shape], self.affine).reshape(-1, *[1] * len(shape))
         if deformation is not None and backward:
-            moved = identity_grid(shape, self.affine.device) + self._full(deformation)
+            moved = identity_grid(shape, self.affine.device) + resize_displacement(deformation, shape)
             return (apply_affine(self.affine, moved, spacing, shape) * size - 1.0).flip(1).movedim(1, -1)
         affine = self.affine if backward else invert_affine(self.affine)
         bounds = [part.indices(n)[:2] for part, n in zip(window or [slice(None)] * len(shape), shape, strict=True)]
         start, size_of_window = [low for low, _ in bounds], [high - low for low, high in bounds]
         points = affine_sampling_grid(affine, spacing, shape, start, size_of_window)
         if deformation is not None:
-            steps = (self._full(deformation) * size).flip(1)
+            # Sampled as it is: on the grid of the images the field would be eight times as large, and say no more.
+            steps = (rescale_displacement(deformation, shape) * size).flip(1)
             points = points + resample(steps, points.movedim(1, -1))
         return points.movedim(1, -1)
 
@@ -193,9 +199,7 @@ class Transform:
         """Deformations that are known, by whether they are inverse."""
         return {}
 
-    def _full(self, deformation: Tensor | None) -> Tensor:
-        """A deformation on the grid of the images."""
-        if deformation is None:
-            dim = len(self.shape)
-            return torch.zeros(len(self), dim, *self.shape, device=self.affine.device, dtype=self.affine.dtype)
-        return resize_displacement(deformation, list(self.shape))
+    def _some_deformation(self, inverse: bool = False) -> Tensor:
+        """`deformation`, or one that moves nothing."""
+        deformation = self.deformation(inverse)
+        return self.affine.new_zeros(len(self), len(self.shape), *self.shape) if deformation is None else deformation
