@@ -4,6 +4,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -12,10 +17,10 @@ from atlas_istn.registration.descent import Adam, Descent, QuasiNewton
 RATE = 0.1
 
 
-def descend(method: type[Descent], function: object, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def descend(method: Callable[[Any], Descent], function: object, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """The last place ``[B, P]``, and the loss of every place ``[steps, B]``."""
     place = start.clone().requires_grad_()
-    descent = method([{"params": [place], "lr": RATE}])  # type: ignore[call-arg]
+    descent = method([{"params": [place], "lr": RATE}])
     losses = []
     for _ in range(steps):
         loss = function(place)  # type: ignore[operator]
@@ -38,6 +43,14 @@ def test_a_narrow_valley_is_followed_to_its_end() -> None:
     torch.testing.assert_close(found, torch.tensor([[0.3], [-0.5]]).expand(2, 5), atol=1e-3, rtol=0)
     _, others = descend(Adam, valleys, start, 40)
     assert (losses.amin(dim=0) < 1e-3 * others.amin(dim=0)).all()
+
+
+def test_the_steps_of_adam_fall_linearly() -> None:
+    """Under a constant gradient the corrected moments are those of one step, and each step is as long as the rate."""
+    method = partial(Adam, end=0.4, steps=8)
+    found, _ = descend(method, lambda place: place.sum(dim=1), torch.zeros(1, 1), 10)
+    expected = sum(1 - 0.6 * min(step / 8, 1) for step in range(10)) * RATE
+    assert float(found) == pytest.approx(-expected, rel=1e-5)
 
 
 def test_cases_do_not_meet() -> None:

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..networks import AtlasISTN
+from ..registration.descent import Adam
 from ..registration.objective import Objective, Pair, Similarity
 from ..registration.optimise import Fit, Phase, Settling, optimise
 from ..registration.parameters import Build, FreeParameters, NetworkWeights, Parameters
@@ -25,10 +27,12 @@ from .target import TargetPolicy, disagreement
 
 __all__ = ["RefinementInferer"]
 
-_RATES = {"field": 0.05, "weights": 1e-3}
+_RATES = {"field": 0.1, "weights": 1e-3}
+# A field has some dozen steps: it needs moments that soon forget the first of them, and short steps at the end.
+_DESCENT: dict[str, dict[str, Any]] = {"field": {"moments": (0.8, 0.97), "end": 0.3}, "weights": {}}
 _AFFINE_SHARE = 0.2  # of the rate of a field: the affine parameters are fractions of half the extent, not voxels
 _FOREGROUND = 0.01  # probability from which a voxel is foreground for the window of the objective
-_MARGIN = 8  # voxels of the window around the foreground
+_MARGIN = 4  # voxels of the window around the foreground: atlas and target, so that what moves stays within
 _STIFFER = 10.0  # the stiff λ in units of λ*, by default
 
 
@@ -44,7 +48,7 @@ class RefinementInferer(SegmentationInferer):
     Args:
         mode: ``"field"`` or ``"weights"``.
         iterations: largest number K of Adam steps; 0 returns the 1-pass.
-        learning_rate: Adam's step size; default 1e-3 for weights, 0.05 (voxels of the velocity grid) for fields.
+        learning_rate: Adam's step size; default 1e-3 for weights, 0.1 (voxels of the velocity grid) for fields.
         atlas_weight: β*, weight of the atlas → subject term.
         subject_weight: γ*, weight of the subject → atlas term.
         regularisation: λ*.
@@ -158,12 +162,13 @@ class RefinementInferer(SegmentationInferer):
         build = _build(network)
         cases = [slice(None)] if mode == "field" else [slice(i, i + 1) for i in range(len(target))]
         fits, aims = [], []
+        method = partial(Adam, steps=self.iterations, **_DESCENT[mode])
         for case in cases:
             aim = _Aim(self, network, target[case], None if fallback is None else fallback[case])
             phases = self._phases(regularisation, aim)
             parameters = self._parameters(mode, network, start[case], build)
             begin = build(start[case].velocity, start[case].parameters)
-            fits.append(optimise(parameters, aim.objective(begin), phases, self.settling))
+            fits.append(optimise(parameters, aim.objective(begin), phases, self.settling, method))
             aims.append(aim)
         fit = Fit.cat(fits)
         targets, trusts, found = (

@@ -29,14 +29,29 @@ class Descent(Protocol):
 
 
 class Adam:
-    """Adam (Kingma and Ba 2015)."""
+    """Adam (Kingma and Ba 2015), with rates that fall linearly.
 
-    def __init__(self, groups: Sequence[dict[str, Any]]) -> None:
-        self.adam = torch.optim.Adam(list(groups), fused=True)
+    Args:
+        groups: tensors and their rates.
+        moments: share of the mean gradient, and of the mean square of it, that a step keeps.
+        end: share of the rates that is left at the last step.
+        steps: until then.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[dict[str, Any]],
+        moments: tuple[float, float] = (0.9, 0.999),
+        end: float = 1.0,
+        steps: int = 1,
+    ) -> None:
+        self.adam = torch.optim.Adam(list(groups), betas=moments, fused=True)
+        self.schedule = torch.optim.lr_scheduler.LinearLR(self.adam, 1.0, end, total_iters=max(steps, 1))
 
     def step(self, loss: Tensor) -> None:  # noqa: ARG002 (of the protocol)
         """Move the tensors."""
         self.adam.step()
+        self.schedule.step()
         self.adam.zero_grad(set_to_none=True)
 
     def restart(self) -> None:
