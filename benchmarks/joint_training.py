@@ -55,7 +55,6 @@ def train(runner: Runner, data: Path, name: str, row: Row, epochs: int, settings
         "bundle_root": folder,
         "max_epochs": length,
         "val_interval": max(1, length // 3),
-        "learning_rate_half_life": length / 6,
         "resume": "true",
         **settings,
         **given,

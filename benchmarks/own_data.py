@@ -42,11 +42,7 @@ def train_as_long(runner: Runner, name: str, configs: Sequence[str], seconds: fl
     )
     epoch = (more - few) / (TRIAL_EPOCHS[1] - TRIAL_EPOCHS[0])
     epochs = max(1, round(TRIAL_EPOCHS[0] + (seconds - few) / epoch))
-    length = {
-        "max_epochs": epochs,
-        "val_interval": max(1, epochs // 8),
-        "learning_rate_half_life": round(epochs / 6, 1),
-    }
+    length = {"max_epochs": epochs, "val_interval": max(1, epochs // 8)}
     work = runner.folder / name
     runner.bundle(name, "training", stack, output_dir=work, bundle_root=work, resume="true", **length)
 

@@ -172,7 +172,6 @@ class Rotation:
                 "val_list": validation,
                 "max_epochs": length,
                 "val_interval": max(1, length // 15),
-                "learning_rate_half_life": max(1.0, length / 5),
                 "seed": self.seed,
                 "resume": "true",
             }

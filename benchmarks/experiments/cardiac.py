@@ -72,7 +72,7 @@ def main() -> None:
     arguments = parser.parse_args()
     bench, testing = Bench(arguments.output_dir), {}
     dataset_dir = split_by_patient(arguments.dataset_dir, bench.output_dir / "data")
-    training = {"seed": arguments.seed, "max_epochs": arguments.epochs, "learning_rate_half_life": arguments.epochs / 5}
+    training = {"seed": arguments.seed, "max_epochs": arguments.epochs}
     if arguments.quick:
         training, testing = training | QUICK | QUICK_SIZE, QUICK_SIZE
 

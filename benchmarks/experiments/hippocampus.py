@@ -20,7 +20,6 @@ __all__ = ["main"]
 
 DATA = "bundle/configs/data/hippocampus.yaml"
 ALL_CASES = 160
-HALF_LIVES = 6  # of the learning rate in a training, as in the config
 VALIDATIONS = 2  # in a training
 VARIANTS = ("full", "unet", "vml", "svf_only")
 RESULTS = {
@@ -88,7 +87,6 @@ def main() -> None:
             **shared,
             "seed": arguments.seed,
             "max_epochs": epochs,
-            "learning_rate_half_life": epochs / HALF_LIVES,
             "val_interval": max(1, epochs // VALIDATIONS),
         }
         for augmentation in arguments.augmentation:

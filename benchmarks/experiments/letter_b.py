@@ -37,7 +37,6 @@ RESULTS = {
 }
 """Name in tables → run and its result."""
 LAMBDAS = [0.01, 0.03, 0.1, 0.3, 1.0]
-HALF_LIVES = 4  # of the learning rate in a training, as in the config
 QUICK = {"max_epochs": 1, "val_interval": 1, "final_atlas_rounds": 0}
 
 
@@ -94,7 +93,6 @@ def main() -> None:
     variants = list(dict.fromkeys(["unet", *arguments.variants]))
     lists, lambdas = LISTS, LAMBDAS
     settings: dict[str, Any] = {"seed": arguments.seed, "max_epochs": arguments.epochs}
-    settings["learning_rate_half_life"] = arguments.epochs / HALF_LIVES
     if not (dataset_dir / "dataset.json").exists():
         generate_letter_b(dataset_dir)
     if arguments.quick:

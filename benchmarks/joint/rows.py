@@ -15,8 +15,9 @@ _POLYNOMIAL = (
     "{'_target_': 'torch.optim.lr_scheduler.PolynomialLR', 'optimizer': '@optimizer', "
     "'total_iters': '@max_epochs', 'power': 0.9}"
 )
-_COSINE = (
-    "{'_target_': 'torch.optim.lr_scheduler.CosineAnnealingLR', 'optimizer': '@optimizer', 'T_max': '@max_epochs'}"
+_EXPONENTIAL = (  # down to 1 / 64
+    "{'_target_': 'torch.optim.lr_scheduler.ExponentialLR', 'optimizer': '@optimizer', "
+    "'gamma': '$0.5 ** (6 / @max_epochs)'}"
 )
 _DEEP = {"itn_member#deep_supervision": "true", "itn_member#deep_supr_num": 2, "supervision": [4, 2, 1]}
 
@@ -42,7 +43,7 @@ ROWS: dict[str, Row] = {
     "as it is": Row(),
     "weights of the last step": Row({"weight_average": 0}),
     "polynomial schedule": Row({"lr_scheduler": _POLYNOMIAL}),
-    "cosine schedule": Row({"lr_scheduler": _COSINE}),
+    "exponential schedule": Row({"lr_scheduler": _EXPONENTIAL}),
     "deep supervision": Row(_DEEP),
     "stronger augmentation": Row(configs=("benchmarks/joint/stronger_augmentation.yaml",)),
     "degraded images": Row(configs=(f"{VARIANTS}/degraded_images.yaml",)),

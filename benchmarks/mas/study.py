@@ -97,7 +97,6 @@ class Study:
             "val_list": "validation",
             "max_epochs": epochs,
             "val_interval": max(1, epochs // 5),
-            "learning_rate_half_life": max(1.0, epochs / 4),
             "amp": "true",
             "resume": "true",
         }

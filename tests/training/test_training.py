@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,12 +130,36 @@ def test_a_resumed_training_ends_like_an_uninterrupted_one(
 def test_more_epochs_give_what_they_would_have_given_from_the_beginning(
     training: Callable[..., ConfigWorkflow], tmp_path: Path
 ) -> None:
-    """The end of the shorter training, with its rebuilt atlas, leaves no trace in the longer one."""
-    training(tmp_path / "whole", max_epochs=4).run()
-    training(tmp_path / "parts", max_epochs=2).run()
-    training(tmp_path / "parts", max_epochs=4, resume=True).run()
+    """The end of the shorter training, with its rebuilt atlas, leaves no trace in the longer one.
+
+    But for the rates of its epochs, where the schedule looks to the end; that of this test does not.
+    """
+    steady = {"lr_scheduler": {"_target_": "torch.optim.lr_scheduler.ConstantLR", "optimizer": "@optimizer"}}
+    training(tmp_path / "whole", max_epochs=4, **steady).run()
+    training(tmp_path / "parts", max_epochs=2, **steady).run()
+    training(tmp_path / "parts", max_epochs=4, resume=True, **steady).run()
     models = [(tmp_path / run / "models" / "model.pt").read_bytes() for run in RUNS]
     assert models[0] == models[1]
+
+
+def test_the_learning_rate_is_a_cosine_of_the_training_as_long_as_it_is(
+    training: Callable[..., ConfigWorkflow], tmp_path: Path
+) -> None:
+    def rates(max_epochs: int, **changes: Any) -> list[float]:
+        """Of the epochs of a run."""
+        workflow, found = training(tmp_path / "run", max_epochs=max_epochs, **changes), []
+        optimizer = workflow.parser.get_parsed_content("optimizer")
+        trainer = workflow.parser.get_parsed_content("train#trainer")
+        trainer.add_event_handler(Events.EPOCH_STARTED, lambda: found.append(optimizer.param_groups[-1]["lr"]))
+        workflow.run()
+        return found
+
+    def cosine(epochs: range, max_epochs: int) -> list[float]:
+        return [0.01 * (1 + math.cos(math.pi * epoch / max_epochs)) / 2 for epoch in epochs]
+
+    assert rates(2) == pytest.approx(cosine(range(2), 2))
+    # Resumed with more epochs it is that of the longer training: at the end of the shorter one nothing was left of it.
+    assert rates(4, resume=True) == pytest.approx(cosine(range(2, 4), 4))
 
 
 def test_a_folder_with_a_training_is_refused_unless_told_otherwise(

@@ -243,9 +243,7 @@ def _length(
     batch = batch_size(data.dim, training)
     known = {**settings, **{name: value for decision in decisions for name, value in decision.settings.items()}}
     extent = np.median([np.multiply(scan.shape, scan.spacing) for scan in data.scans], axis=0).tolist()
-    decision = decide_length(measure_costs(train_config, known, batch, extent), hours, training, validation, batch)
-    half_life = {"learning_rate_half_life": max(1, round(decision.settings["max_epochs"] / 6))}
-    return Decision(decision.name, decision.value, decision.reason, {**decision.settings, **half_life})
+    return decide_length(measure_costs(train_config, known, batch, extent), hours, training, validation, batch)
 
 
 def _record(

@@ -14,6 +14,7 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import InputError
 from ..io.files import save_tensors, write_whole
@@ -66,7 +67,8 @@ class TrainingCheckpoint:
 
     Only the newest checkpoint, ``checkpoint_N.pt`` of N epochs, is kept. It also holds the best model so far and the
     settings of the run, and nothing that comes behind the last epoch changes it: so whatever was interrupted, a resumed
-    run repeats it from there, and a run with more epochs ends as if it had had them from the beginning.
+    run repeats it from there. A run with more epochs goes on as if it had had them from the beginning; schedules that
+    look to the end, such as that of the learning rate, are from there on those of the longer run.
 
     Args:
         ckpt_dir: folder of the checkpoints.
@@ -116,6 +118,14 @@ class TrainingCheckpoint:
             if path != kept:
                 path.unlink()
 
+    def _reschedule(self) -> None:
+        """Set the rates that the schedule of this run has here, whose end may be another than that of the saved one."""
+        scheduler = self.objects.get("lr_scheduler")
+        if isinstance(scheduler, LambdaLR):
+            groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            for group, base, share in groups:
+                group["lr"] = base * share(scheduler.last_epoch)
+
     def _load(self, engine: Engine, path: Path) -> None:
         state = read_checkpoint(path, engine.state.device)
         max_epochs, epoch_length = engine.state.max_epochs, engine.state.epoch_length
@@ -126,6 +136,7 @@ class TrainingCheckpoint:
         # These are this run's own, also where the data set has grown.
         engine.state.max_epochs, engine.state.epoch_length = max_epochs, epoch_length
         engine.state.iteration = engine.state.epoch * epoch_length
+        self._reschedule()
         logger.info("resumed after epoch %d of %d from %s", engine.state.epoch, max_epochs, path)
         if engine.state.epoch >= max_epochs:
             logger.info("all epochs are done: raise max_epochs to train on")
