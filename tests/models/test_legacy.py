@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "stn#coarse_heads": False,
     "network_def#stn_passes": 1,
     "refine_iterations": 12,
+    "refine_stiff": {"lambda": 0.2, "fraction": 0.5},
     "refine_trust": None,
     "write_uncertainty": True,
     "ensemble": 2,
