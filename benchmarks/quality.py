@@ -60,7 +60,6 @@ def _measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     parser.read_config([str(CONFIGS / "evaluate.yaml"), arguments.config])
     parser["device"] = torch.device("cpu")
     parser["evaluate_space"] = "model"
-    parser["refine_iterations"] = arguments.iterations
     network, preprocessing, inferer, reference = (
         parser.get_parsed_content(name) for name in ("network_def", "preprocessing", "inferer", "reference")
     )
@@ -153,7 +152,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cases", type=int, default=20)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS))
     parser.add_argument("--strengths", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--iterations", type=int, default=50)
     parser.add_argument("--drop", type=float, default=0.05, help="loss of Dice that makes a result bad")
     parser.add_argument("--picture", default="quality_roc.png", help="the rows go beside it, as CSV")
     parser.add_argument("--threads", type=int, default=1)
